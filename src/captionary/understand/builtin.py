@@ -1,0 +1,85 @@
+"""The built-in captioner: the shipped checkpoint of `mmllm.py`, on a CPU, without a download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL.Image import Image
+
+from captionary.understand.captioner import Caption
+from captionary.understand.decoding import GreedyDecoder
+from captionary.understand.encoder import to_pixels
+from captionary.understand.mmllm import EOS, MultimodalLLM
+
+__all__ = ["CHECKPOINT", "BuiltinCaptioner"]
+
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "builtin"
+_DECODING = "greedy-1"
+"""Raise the number when a change of code may change a caption."""
+
+
+class BuiltinCaptioner:
+    """Pictures in, captions and pooled visual vectors out, from one encoder pass.
+
+    Args:
+        batch_size: pictures per forward pass.
+        max_new_tokens: at which a caption is cut.
+        threads: CPU threads, 0 for all cores.
+        checkpoint: a folder written by ``captionary captioner train``.
+    """
+
+    def __init__(
+        self, batch_size: int = 32, max_new_tokens: int = 32, threads: int = 0, checkpoint: Path = CHECKPOINT
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.name = "builtin"
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        model = MultimodalLLM.load(checkpoint)
+        self.image_size = model.encoder.size
+        self.vector_size = model.encoder.width
+        seen = hashlib.blake2b(digest_size=12)
+        for name, tensor in sorted(model.encoder.state_dict().items()):
+            seen.update(name.encode() + tensor.numpy().tobytes())
+        self.encoder_fingerprint = "efficientnet-lite0-mean-" + seen.hexdigest()
+        # bf16 is a property of the machine, not of the captioner: it is not part of the fingerprint, so that captions
+        # made on one machine are not paid for again on another.
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        self._dtype = torch.bfloat16 if fast else torch.float32
+        self._model = model
+        self._encoder = model.encoder.to(memory_format=torch.channels_last, dtype=self._dtype)  # type: ignore[call-overload]
+        self._decoder = GreedyDecoder(model.decoder, self._dtype)
+        weights = hashlib.blake2b((checkpoint / "model.safetensors").read_bytes(), digest_size=16).hexdigest()
+        config = json.loads((checkpoint / "config.json").read_text())
+        config.pop("facts", None)
+        words = (checkpoint / "tokenizer.json").read_text()
+        said = json.dumps([weights, config, words, _DECODING, max_new_tokens], sort_keys=True)
+        self.fingerprint = "builtin-" + hashlib.blake2b(said.encode(), digest_size=12).hexdigest()
+
+    def caption(self, images: Sequence[Image]) -> list[Caption]:
+        """One caption per picture, in order."""
+        return self.caption_and_embed(images)[0]
+
+    @torch.inference_mode()
+    def caption_and_embed(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32]]:
+        """Captions, and the mean of each picture's grid features: float32 [B, 1280]."""
+        captions: list[Caption] = []
+        vectors: list[npt.NDArray[np.float32]] = []
+        prompt = self._model.prompt_ids
+        read = self._model.config.queries + len(prompt)
+        for start in range(0, len(images), self.batch_size):
+            pixels = to_pixels(images[start : start + self.batch_size], self.image_size)
+            grid = self._encoder(pixels.to(self._dtype)).float()  # [B, 49, 1280]
+            vectors.append(grid.mean(1).numpy())
+            prefix = self._model.visual_prefix(grid)
+            lines = self._decoder.decode(prefix, prompt, EOS, self.max_new_tokens)
+            for line, text in zip(lines, self._model.tokenizer.decode_batch(lines), strict=True):
+                captions.append(Caption(text.strip(), read, len(line) + 1))
+        return captions, np.concatenate(vectors) if vectors else np.zeros((0, self.vector_size), np.float32)

