@@ -1,1 +1,1 @@
-"""Data representation and alignment (paper §3.1): captions and events in, token-id lists of items and users out."""
+"""Data representation and alignment (paper §3.1): captions and events in, token lists out."""

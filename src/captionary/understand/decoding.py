@@ -86,11 +86,11 @@ class GreedyDecoder:
         token = self._advance(x, cache, 0, causal)
         captions: list[list[int]] = [[] for _ in range(rows)]
         alive = torch.arange(rows)
-        for position in range(start, room + 1):
+        for position in range(start, room):
             going = token != end
             for row, said in zip(alive[going].tolist(), token[going].tolist(), strict=True):
                 captions[row].append(said)
-            if position == room or not going.any():
+            if position == room - 1 or not going.any():
                 break
             if not going.all():  # drop finished rows
                 alive, token, cache = alive[going], token[going], cache[:, :, going]

@@ -91,16 +91,18 @@ def _paste(picture: Image.Image, art: Image.Image, centre: int, bottom: int) -> 
 @functools.lru_cache(maxsize=4096)
 def _artwork(kind: int, size: int, colour: str | None) -> Image.Image:
     """The trimmed artwork of one kind, `size` pixels on its longer side, tinted where it can be."""
-    font = _font()
-    glyph = Image.new("RGBA", (180, 190))
-    ImageDraw.Draw(glyph).text((20, 10), OBJECTS[kind].glyph, font=font, embedded_color=True)
-    box = glyph.getbbox()
-    glyph = glyph.crop(box)
-    if colour is not None and OBJECTS[kind].tintable:
-        glyph = _tinted(glyph, colour)
+    glyph = _glyph(kind, colour if OBJECTS[kind].tintable else None)
     scale = size / max(glyph.size)
     width, height = (max(1, round(side * scale)) for side in glyph.size)
     return glyph.resize((width, height), Image.Resampling.LANCZOS)
+
+
+@functools.lru_cache(maxsize=512)
+def _glyph(kind: int, colour: str | None) -> Image.Image:
+    glyph = Image.new("RGBA", (180, 190))
+    ImageDraw.Draw(glyph).text((20, 10), OBJECTS[kind].glyph, font=_font(), embedded_color=True)
+    glyph = glyph.crop(glyph.getbbox())
+    return glyph if colour is None else _tinted(glyph, colour)
 
 
 def _tinted(glyph: Image.Image, colour: str) -> Image.Image:

@@ -1,0 +1,5 @@
+"""``python -m captionary``."""
+
+from captionary.cli import main
+
+main()

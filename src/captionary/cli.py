@@ -1,0 +1,163 @@
+"""The command line: one verb a stage, and `run` for all of them. Heavy imports wait until a verb needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from captionary import __version__
+from captionary.errors import CaptionaryError, bad_value, nearest
+
+__all__ = ["main"]
+
+_PATH = click.Path(path_type=Path)
+
+
+class _Verbs(click.Group):
+    """Says the nearest verb for one that is not there."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise bad_value("verb", args[0], nearest(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def cli() -> None:
+    """From a catalogue's media and an event log to a ranker with caption features and an honest report."""
+
+
+def _stage_verb(name: str, help_: str) -> None:
+    @cli.command(name, help=help_)
+    @click.argument("config", type=_PATH)
+    def verb(config: Path) -> None:
+        _run(config, name)
+
+
+def _run(config: Path, last: str) -> None:
+    from captionary.pipeline import run
+    from captionary.settings import load_run
+
+    run(load_run(config), last=last)
+
+
+_stage_verb("caption", "Caption the items of CONFIG's data set; nothing is captioned twice.")
+_stage_verb("tokenize", "Turn CONFIG's captions into token-id lists, with every tokenizer.")
+_stage_verb("profile", "Build the users' profiles, point in time, for every impression of CONFIG.")
+_stage_verb("train", "Train the ranker of every arm and seed of CONFIG.")
+_stage_verb("evidence", "Compare the arms of CONFIG and write the report.")
+_stage_verb("run", "The whole of CONFIG, from media to report; what has been done is not done again.")
+
+
+@cli.command()
+@click.argument("dataset", type=_PATH)
+def check(dataset: Path) -> None:
+    """Check DATASET, a directory in the data contract, and list every violation."""
+    from captionary.contract import check_dataset
+
+    found = check_dataset(dataset)
+    for violation in found:
+        click.echo(violation)
+    if found:
+        raise CaptionaryError(f"violations == {len(found)}, must be 0; {dataset}")
+    click.echo(f"{dataset}: the data contract holds")
+
+
+@cli.command()
+@click.argument("name", metavar="ADAPTER")
+@click.option("--from", "source", type=_PATH, help="Folder of the public data set (not for world).")
+@click.option("--out", type=_PATH, required=True, help="Folder of the data set in the contract.")
+@click.option("--seed", type=int, default=0, show_default=True, help="world: seed of everything.")
+def data(name: str, source: Path | None, out: Path, seed: int) -> None:
+    """Turn a public data set into the data contract, or simulate one.
+
+    ADAPTER is movielens-posters, oasis, kuairand or world.
+    """
+    from captionary.data.registry import ADAPTERS, convert
+
+    if name == "world":
+        from captionary.world.market import make_world
+        from captionary.world.settings import WorldConfig
+
+        made = make_world(WorldConfig(seed=seed), out, progress=sys.stderr.isatty())
+    elif name not in ADAPTERS:
+        raise bad_value("adapter", name, nearest(name, [*ADAPTERS, "world"]))
+    elif source is None:
+        raise bad_value("--from", "(absent)", f"the folder of {name}")
+    else:
+        made = convert(name, source, out)
+    click.echo(f"{made}: a data set in the contract; next: captionary run with `data: {{path: {made}}}`")
+
+
+@cli.group()
+def captioner() -> None:
+    """Train the built-in captioner, or score one."""
+
+
+@captioner.command("train")
+@click.option("--photos", type=_PATH, required=True, help="Folder with captions.csv and images/.")
+@click.option("--out", type=_PATH, required=True, help="Work folder; a run killed there continues.")
+@click.option("--scenes", type=int, default=16_000, show_default=True, help="World scenes to train on.")
+@click.option("--minutes", type=float, default=100.0, show_default=True, help="Wall-clock budget of training.")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
+def captioner_train(photos: Path, out: Path, scenes: int, minutes: float, threads: int) -> None:
+    """Reproduce the built-in captioner: train on photographs and world scenes, score, write OUT/checkpoint/."""
+    import torch
+
+    from captionary.understand.recipe import make_builtin
+
+    torch.set_num_threads(threads)
+    click.echo(make_builtin(photos, out, scenes=scenes, minutes=minutes).to_string())
+
+
+@captioner.command("score")
+@click.option("--photos", type=_PATH, help="Folder with captions.csv and images/; their val photographs are used.")
+@click.option("--scenes", type=int, default=1000, show_default=True, help="Unseen world scenes to caption.")
+@click.option("--checkpoint", type=_PATH, help="A folder written by `captioner train`; default: the built-in one.")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
+def captioner_score(photos: Path | None, scenes: int, checkpoint: Path | None, threads: int) -> None:
+    """Score a checkpoint on unseen scenes, and on held-out photographs where they are at hand."""
+    from captionary.understand.builtin import CHECKPOINT, BuiltinCaptioner
+    from captionary.understand.recipe import score
+
+    built = BuiltinCaptioner(threads=threads, checkpoint=checkpoint or CHECKPOINT)
+    click.echo(score(built, photos, scenes=scenes).to_string())
+
+
+def _guarded(command: Callable[..., Any]) -> int:
+    try:
+        command(standalone_mode=False)
+    except CaptionaryError as error:
+        click.echo(f"captionary: {error}", err=True)
+        return 2
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("captionary: interrupted; what was complete is kept, run again to go on", err=True)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"captionary: {where}{error.strerror}", err=True)
+        return 2
+    return 0
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2, never a traceback."""
+    sys.exit(_guarded(cli))

@@ -1,0 +1,1 @@
+"""Adapters from public data sets on disk to the data contract."""

@@ -1,0 +1,255 @@
+"""From labels and predictions to the figures of every arm: the one call that the pipeline makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from captionary.errors import CaptionaryError, bad_value
+from captionary.evidence import compare as comparing
+from captionary.evidence.arms import Arm, baseline_of, headline_of
+from captionary.evidence.compare import Comparison, Ids, Measured, compare, measure
+from captionary.evidence.result import ArmResult, Contrast, OracleResult, PerTask, TaskInfo
+
+__all__ = ["RARE", "Evaluation", "evaluate"]
+
+RARE = 50
+"""Fewer positives (or negatives) than this in the evaluation rows get a warning."""
+
+
+class Evaluation(NamedTuple):
+    """What `captionary.evidence.verdict.conclude` turns into an `Evidence`."""
+
+    baseline: str
+    """Name of the arm that gains are measured against."""
+    headline: str | None
+    """Name of the arm that the verdict is about; None without captions."""
+    tasks: tuple[TaskInfo, ...]
+    """In the order of the labels."""
+    arms: tuple[ArmResult, ...]
+    """In the order given."""
+    against_placebos: tuple[Contrast, ...]
+    """The headline arm against each placebo."""
+    oracle: OracleResult | None
+    """What the truth scores."""
+    warnings: tuple[str, ...]
+    """Sentences."""
+
+
+def evaluate(
+    labels: npt.NDArray[np.float32],
+    users: Ids,
+    task_names: Sequence[str],
+    predictions: Mapping[str, npt.NDArray[np.float32]],
+    arms: Sequence[Arm],
+    truth: npt.NDArray[np.float64] | None = None,
+    *,
+    subsets: int = 20,
+    seed: int = 0,
+    samples_per_second: Mapping[str, float] | None = None,
+) -> Evaluation:
+    """Measure every arm on the evaluation rows and compare it with the baseline, `+visual` or `ids`.
+
+    Args:
+        labels: 0 or 1, [N, T].
+        users: the user of each row, integers or strings, [N].
+        task_names: [T].
+        predictions: arm name → probabilities of S trainings, [S, N, T]. Seed s of one arm is compared with
+            seed s of another, so they should share their data order and initial values. Looked up once an
+            arm, in the order of `arms`, so that a lazy mapping need hold one array at a time.
+        arms: what is compared.
+        truth: true probabilities, NaN where not known, [N, T]; None where there are none.
+        subsets: user-disjoint subsets of the paired test; fewer where there are fewer users.
+        seed: deals the users into subsets.
+        samples_per_second: arm name → training speed.
+
+    Raises:
+        CaptionaryError: shapes that do not fit, an arm without predictions, a label that is neither 0 nor
+            1, a
+            prediction that is not a probability.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.shape != (len(users), len(task_names)) or not labels.size:
+        raise bad_value(
+            "shape of labels", str(labels.shape), f"[{len(users)} users, {len(task_names)} tasks]"
+        )
+    warnings: list[str] = []
+    count = int(min(subsets, len(np.unique(users))))
+    if count < subsets:
+        warnings.append(f"There are only {count} users to evaluate, so {count} subsets instead of {subsets}.")
+    subset = comparing.subsets(users, count, seed) if count >= 2 else np.zeros(len(labels), dtype=np.int64)
+    measured = {arm.name: _measure(arm.name, labels, predictions, subset) for arm in arms}
+    baseline, headline = baseline_of(arms), headline_of(arms)
+    results = []
+    for arm in arms:
+        speed = (samples_per_second or {}).get(arm.name)
+        comparison = compare(measured[arm.name], measured[baseline.name]) if arm is not baseline else None
+        results.append(_result(arm, measured[arm.name], comparison, task_names, speed))
+    tasks = _tasks(labels, task_names, measured[baseline.name])
+    warnings += _warn(tasks, len(labels), max(len(measured[baseline.name].subset_auc[0]), 1))
+    if len(measured[baseline.name].auc) == 1:
+        warnings.append("One seed: how much of a gain is the luck of one training is not measured.")
+    contrasts = [
+        _contrast(arm.name, compare(measured[headline.name], measured[arm.name]))
+        for arm in arms
+        if headline is not None and arm.placebo
+    ]
+    return Evaluation(
+        baseline=baseline.name,
+        headline=headline.name if headline else None,
+        tasks=tasks,
+        arms=tuple(results),
+        against_placebos=tuple(contrasts),
+        oracle=None if truth is None else _oracle(labels, truth, task_names, measured[baseline.name]),
+        warnings=tuple(warnings),
+    )
+
+
+def _measure(
+    name: str,
+    labels: npt.NDArray[np.float32],
+    predictions: Mapping[str, npt.NDArray[np.float32]],
+    subset: npt.NDArray[np.int64],
+) -> Measured:
+    if name not in predictions:
+        raise bad_value("predictions", ", ".join(predictions) or "none", f"given for arm {name}")
+    try:
+        return measure(labels, np.asarray(predictions[name]), subset)
+    except CaptionaryError as error:
+        raise CaptionaryError(f"{error}; arm {name}") from None
+
+
+def _result(
+    arm: Arm, measured: Measured, comparison: Comparison | None, tasks: Sequence[str], speed: float | None
+) -> ArmResult:
+    def by_task(values: npt.NDArray[np.float64]) -> PerTask:
+        return {task: _number(value) for task, value in zip(tasks, values, strict=True)}
+
+    auc = measured.auc.mean(axis=0)
+    result = ArmResult(
+        name=arm.name,
+        feature=arm.feature,
+        description=arm.description,
+        tokenizer=arm.tokenizer,
+        placebo=arm.placebo,
+        captions=arm.captions,
+        auc=by_task(auc),
+        ne=by_task(measured.ne.mean(axis=0)),
+        calibration=by_task(measured.calibration.mean(axis=0)),
+        task_auc_gain=by_task(np.where(np.isnan(auc), np.nan, 0.0)),
+        task_ne_gain=by_task(np.where(np.isnan(auc), np.nan, 0.0)),
+        task_ne_interval=dict.fromkeys(tasks),
+        seeds=len(measured.auc),
+        samples_per_second=_number(speed),
+    )
+    if comparison is None:
+        return result
+    subsets, seeds, combined = comparison.over_subsets, comparison.over_seeds, comparison.combined
+    direction = np.sign(subsets.mean) if subsets else 0
+    return dataclasses.replace(
+        result,
+        auc_gain=_number(comparison.auc_gain),
+        ne_gain=_number(comparison.ne_gain),
+        task_auc_gain=by_task(comparison.task_auc_gain),
+        task_ne_gain=by_task(comparison.task_ne_gain),
+        task_ne_interval={
+            task: test.interval() if test else None
+            for task, test in zip(tasks, comparison.task_ne, strict=True)
+        },
+        p_value=subsets.p_value if subsets else None,
+        direction="up" if direction > 0 else "down" if direction < 0 else "none",
+        subsets=len(comparison.subset_gains),
+        subset_gain=subsets.mean if subsets else None,
+        interval=subsets.interval() if subsets else None,
+        combined_interval=combined.interval() if combined else None,
+        combined_p_value=combined.p_value if combined else None,
+        seed_auc_gains=tuple(float(gain) for gain in comparison.seed_gains if not math.isnan(gain)),
+        seed_sd=seeds.error * math.sqrt(len(comparison.seed_gains)) if seeds else None,
+        seed_p_value=seeds.p_value if seeds else None,
+        seeds_agree=comparison.seeds_agree,
+        detectable=combined.detectable() if combined else None,
+        verdict=comparison.verdict,
+    )
+
+
+def _contrast(placebo: str, comparison: Comparison) -> Contrast:
+    test = comparison.over_subsets
+    return Contrast(
+        placebo=placebo,
+        auc_gain=_number(comparison.auc_gain),
+        p_value=test.p_value if test else None,
+        interval=test.interval() if test else None,
+        verdict=comparison.verdict,
+    )
+
+
+def _oracle(
+    labels: npt.NDArray[np.float32], truth: npt.NDArray[np.float64], tasks: Sequence[str], baseline: Measured
+) -> OracleResult:
+    if truth.shape != labels.shape:
+        raise bad_value("shape of truth", str(truth.shape), f"that of the labels, {labels.shape}")
+    known = [t for t in range(len(tasks)) if not np.isnan(truth[:, t]).any()]
+    one_subset = np.zeros(len(labels), dtype=np.int64)
+    picked = Measured(*(values[..., known] for values in baseline))
+    measured = measure(labels[:, known], truth[None][:, :, known], one_subset)
+    # The oracle is no training, so it has no seeds to pair: it meets the mean of the baseline's.
+    mean = picked._replace(
+        auc=picked.auc.mean(axis=0, keepdims=True),
+        ne=picked.ne.mean(axis=0, keepdims=True),
+        subset_auc=measured.subset_auc,
+        subset_ne=measured.subset_ne,
+    )
+    comparison = compare(measured, mean)
+    auc: PerTask = dict.fromkeys(tasks)
+    ne: PerTask = dict.fromkeys(tasks)
+    for i, t in enumerate(known):
+        auc[tasks[t]], ne[tasks[t]] = _number(measured.auc[0, i]), _number(measured.ne[0, i])
+    return OracleResult(
+        auc=auc, ne=ne, auc_gain=_number(comparison.auc_gain), ne_gain=_number(comparison.ne_gain)
+    )
+
+
+def _tasks(labels: npt.NDArray[np.float32], names: Sequence[str], baseline: Measured) -> tuple[TaskInfo, ...]:
+    both = (~np.isnan(baseline.subset_auc[0])).sum(axis=0)  # [T]
+    positives = labels.sum(axis=0, dtype=np.float64)
+    return tuple(
+        TaskInfo(
+            name=name,
+            positives=int(positives[t]),
+            base_rate=float(positives[t] / len(labels)),
+            subsets=int(both[t]),
+        )
+        for t, name in enumerate(names)
+    )
+
+
+def _warn(tasks: Sequence[TaskInfo], rows: int, subsets: int) -> list[str]:
+    words = []
+    for task in tasks:
+        rarer = min(task.positives, rows - task.positives)
+        kind = "positives" if task.positives <= rows - task.positives else "negatives"
+        if rarer == 0:
+            words.append(
+                f"Task {task.name} has one class only in the evaluation rows: it has no AUC and no NE, "
+                "and is left out of every mean."
+            )
+            continue
+        if rarer < RARE:
+            words.append(
+                f"Task {task.name} has only {rarer} {kind} in the evaluation rows: its figures are rough."
+            )
+        if task.subsets < subsets:
+            words.append(
+                f"Task {task.name} has one class only in {subsets - task.subsets} of {subsets} subsets: it "
+                "is left out of the paired test there, in all arms."
+            )
+    return words
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

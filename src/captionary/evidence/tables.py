@@ -1,0 +1,277 @@
+"""The tables of the report, as text cells: one source for the page, the Markdown and the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+from captionary.evidence.formats import UNKNOWN, count, decimal, interval, p_text, percent, share
+from captionary.evidence.result import ArmResult, Evidence, PerTask
+
+__all__ = [
+    "AbsoluteRow",
+    "Table1Row",
+    "Table2Row",
+    "absolute",
+    "markdown",
+    "print_tables",
+    "table1",
+    "table2",
+]
+
+Group = Literal["reference", "feature", "joint", "placebo"]
+
+
+class Table1Row(NamedTuple):
+    """One arm against the baseline: a row of the paper's Table 1, with what the paper leaves out."""
+
+    group: Group
+    name: str
+    feature: str
+    description: str
+    tokenizer: str
+    auc_gain: str
+    ne_gain: str
+    p_value: str
+    interval: str
+    seeds: str
+    verdict: str
+    limit: str
+    """Smallest gain that would have been found; empty unless the verdict is "cannot tell"."""
+
+
+class Table2Row(NamedTuple):
+    """One task: the change of NE, lower is better, as in the paper's Table 2."""
+
+    task: str
+    change: str
+    interval: str
+    auc_gain: str
+    base_rate: str
+    positives: str
+
+
+class AbsoluteRow(NamedTuple):
+    """One arm, or the oracle: what the gains are gains of."""
+
+    group: Group | Literal["oracle"]
+    name: str
+    cells: tuple[tuple[str, str], ...]
+    """(AUC, NE) by task."""
+    mean: tuple[str, str]
+    """(AUC, NE), mean over the tasks that have one."""
+    speed: str
+    """Training samples per second."""
+    ratio: str
+    """The same over that of the baseline."""
+
+
+def group_of(arm: ArmResult, evidence: Evidence) -> Group:
+    """Where the arm stands in Table 1."""
+    if arm.placebo:
+        return "placebo"
+    if not arm.captions:
+        return "reference"
+    return "joint" if arm.name == evidence.headline and "profiles(" in arm.name else "feature"
+
+
+def table1(evidence: Evidence) -> list[Table1Row]:
+    """Rows of Table 1, in the order of the arms."""
+    return [_row1(arm, evidence) for arm in evidence.arms]
+
+
+def _row1(arm: ArmResult, evidence: Evidence) -> Table1Row:
+    seeds = UNKNOWN
+    if arm.verdict != "baseline":
+        spread = "" if arm.seed_sd is None else f"± {100 * arm.seed_sd:.2f}, "
+        seeds = f"{spread}{arm.seeds_agree} of {arm.seeds}"
+    unsure = arm.verdict == "cannot tell" and arm.detectable is not None
+    return Table1Row(
+        group=group_of(arm, evidence),
+        name=arm.name,
+        feature=arm.feature,
+        description=arm.description,
+        tokenizer=f"Tokenizer {arm.tokenizer}" if arm.tokenizer else UNKNOWN,
+        auc_gain=UNKNOWN if arm.verdict == "baseline" else percent(arm.auc_gain),
+        ne_gain=UNKNOWN if arm.verdict == "baseline" else percent(arm.ne_gain),
+        p_value=p_text(arm.p_value),
+        interval=interval(arm.interval),
+        seeds=seeds,
+        verdict=arm.verdict,
+        limit=f"finds {percent(arm.detectable, sign=False, digits=1)} or more" if unsure else "",
+    )
+
+
+def table2(evidence: Evidence) -> list[Table2Row]:
+    """Rows of Table 2 for the headline arm; empty without one."""
+    arm = evidence.headline_arm
+    if arm is None:
+        return []
+    rows = []
+    for task in evidence.tasks:
+        gain, bounds = arm.task_ne_gain[task.name], arm.task_ne_interval[task.name]
+        rows.append(
+            Table2Row(
+                task=task.name,
+                change=percent(None if gain is None else -gain),
+                interval=interval(None if bounds is None else (-bounds[1], -bounds[0])),
+                auc_gain=percent(arm.task_auc_gain[task.name]),
+                base_rate=percent(task.base_rate, sign=False),
+                positives=count(task.positives),
+            )
+        )
+    return rows
+
+
+def absolute(evidence: Evidence) -> list[AbsoluteRow]:
+    """AUC and NE of every arm and of the oracle, with training speed."""
+    names = [task.name for task in evidence.tasks]
+    base = evidence.arm(evidence.baseline).samples_per_second
+    rows = []
+    for arm in evidence.arms:
+        speed = arm.samples_per_second
+        ratio = f"{speed / base:.2f} ×" if speed and base else UNKNOWN
+        cells, mean = _cells(arm.auc, arm.ne, names)
+        rows.append(AbsoluteRow(group_of(arm, evidence), arm.name, cells, mean, count(speed), ratio))
+    if evidence.oracle:
+        cells, mean = _cells(evidence.oracle.auc, evidence.oracle.ne, names)
+        rows.append(AbsoluteRow("oracle", "oracle", cells, mean, UNKNOWN, UNKNOWN))
+    return rows
+
+
+def _cells(
+    auc: PerTask, ne: PerTask, names: Sequence[str]
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, str]]:
+    known = [(auc[name], ne[name]) for name in names]
+    aucs, nes = ([value for value in column if value is not None] for column in zip(*known, strict=True))
+    mean = decimal(fmean(aucs) if aucs else None), decimal(fmean(nes) if nes else None)
+    return tuple((decimal(a), decimal(n)) for a, n in known), mean
+
+
+def print_tables(evidence: Evidence) -> str:
+    """Verdict, Table 1 and Table 2 for a terminal, at most about 100 columns wide."""
+    first = [("arm", "AUC gain", "NE gain", "p", "interval", "seeds", "verdict")]
+    breaks = []
+    last: Group = "reference"
+    for row in table1(evidence):
+        if row.group == "placebo" and last != "placebo":
+            breaks.append(len(first))
+        last = row.group
+        first.append((row.name, row.auc_gain, row.ne_gain, row.p_value, row.interval, row.seeds, row.verdict))
+    text = [
+        _wrapped(evidence.statement),
+        "",
+        f"Table 1. Gains against {evidence.baseline}",
+        _aligned(first, breaks),
+    ]
+    second = [("task", "ΔNE", "interval", "AUC gain", "base rate")]
+    second += [(row.task, row.change, row.interval, row.auc_gain, row.base_rate) for row in table2(evidence)]
+    if len(second) > 1:
+        text += [
+            "",
+            f"Table 2. Change of NE by task, {evidence.headline} (lower is better)",
+            _aligned(second, []),
+        ]
+    return "\n".join(text) + "\n"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], breaks: Sequence[int]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
+    last = len(widths) - 1
+    lines = []
+    for index, row in enumerate(rows):
+        if index == 1 or index in breaks:
+            lines.append(rule)
+        cells = [
+            # Names and verdicts read from the left, figures line up on the right.
+            cell.ljust(width) if column in (0, last) and not cell[:1].isdigit() else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, 100)
+
+
+def markdown(evidence: Evidence) -> str:
+    """The text of `report.md`."""
+    run = evidence.run
+    out = [f"# {_md(run.name)}: what captions are worth", "", f"**{_md(evidence.verdict)}**", ""]
+    out += [_md(" ".join(evidence.remarks)), ""] if evidence.remarks else []
+    out += [f"## Table 1. Gains against {_md(evidence.baseline)}", ""]
+    head = ("Feature Name", "Feature Description", "Tokenizer Type", "Arm", "AUC Gain", "NE Gain")
+    rows = [
+        (
+            *(row.feature, row.description, row.tokenizer, row.name, row.auc_gain, row.ne_gain),
+            *(row.p_value, row.interval, row.seeds),
+            f"{row.verdict} ({row.limit})" if row.limit else row.verdict,
+        )
+        for row in table1(evidence)
+    ]
+    out += _md_table((*head, "p", "95 % interval", "Seeds (sd, agreeing)", "Verdict"), rows)
+    if evidence.headline:
+        out += ["", f"## Table 2. Change of NE by task, {_md(evidence.headline)}", ""]
+        out += _md_table(
+            ("Task", "ΔNE (↓)", "95 % interval", "AUC Gain", "Base rate", "Positives"), table2(evidence)
+        )
+    out += ["", "## AUC / NE and training speed", ""]
+    tasks = [task.name for task in evidence.tasks]
+    out += _md_table(
+        ("Arm", *tasks, "Mean", "Samples/s", "÷ baseline"),
+        [
+            (row.name, *(" / ".join(cell) for cell in row.cells), " / ".join(row.mean), row.speed, row.ratio)
+            for row in absolute(evidence)
+        ],
+    )
+    if evidence.captions:
+        counts = evidence.captions
+        total = counts.ok + counts.failed + counts.skipped
+        out += ["", "## Captions", ""]
+        out.append(
+            f"{count(counts.ok)} of {count(total)} items have a caption ({share(counts.ok, total)}); "
+            f"{count(counts.failed)} failed, {count(counts.skipped)} skipped."
+        )
+        out += [""] + [f"- {_md(reason)}: {count(number)}" for reason, number in counts.reasons.items()]
+    if evidence.warnings or evidence.left_out:
+        out += ["", "## To know before believing", ""]
+        out += [f"- {_md(sentence)}" for sentence in (*evidence.left_out, *evidence.warnings)]
+    out += ["", "## Provenance", ""]
+    out += [f"- {_md(label)}: {_md(text)}" for label, text in provenance(evidence)]
+    return "\n".join(out) + "\n"
+
+
+def provenance(evidence: Evidence) -> list[tuple[str, str]]:
+    """(label, text) of everything needed to run it again; the config apart."""
+    run = evidence.run
+    lines = [
+        ("Data set", f"{run.dataset}, split {run.split}" if run.split else run.dataset),
+        ("Source", run.source),
+        ("Licence of the data", run.license),
+        ("Size", f"{count(run.users)} users, {count(run.items)} items"),
+        ("Rows", f"{count(run.train_rows)} to train on, {count(run.eval_rows)} to evaluate on"),
+        ("Captioner", run.captioner),
+        *((f"Tokenizer {letter}", words) for letter, words in run.tokenizers.items()),
+        ("Hardware", run.hardware),
+        ("Finished", run.created_at),
+        ("Command", run.command),
+        *((f"Version of {name}", version) for name, version in run.versions.items()),
+        *((f"Fingerprint of {name}", digest) for name, digest in run.fingerprints.items()),
+    ]
+    return [(label, text) for label, text in lines if text]
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is: names and reasons are data."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+
+
+def _md_table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    lines = ["| " + " | ".join(_md(cell) for cell in cells) + " |" for cells in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]

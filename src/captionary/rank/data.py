@@ -1,0 +1,251 @@
+"""Everything that any arm may use, in memory: one validated record, and how raw ids become indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from captionary.errors import CaptionaryError, bad_value, nearest
+from captionary.represent.jagged import Jagged
+
+__all__ = ["RankingData", "factorize_ids"]
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def factorize_ids(keys: Any, train: Ints, *, min_rows: int = 1) -> tuple[Ints, int]:
+    """Indices for ids or categories, known from the training rows alone.
+
+        keys     [ada, bob, ada, cy, null]     train rows 0, 1, 2
+        indices  [1,   2,   1,   0,  0]        rows of the table: 3
+
+    Args:
+        keys: integers, strings or an Arrow array, [N]; null and NaN are unseen.
+        train: rows whose ids get an index of their own, [Ntr].
+        min_rows: ids with fewer training rows than this share index 0 with the unseen.
+
+    Returns:
+        (indices [N], rows of the table, index 0 included).
+    """
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    array = keys if isinstance(keys, pa.Array) else pa.array(keys, from_pandas=True)
+    if isinstance(array, pa.DictionaryArray):
+        array = array.dictionary_decode()
+    encoded = array.dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    seen = codes[train]
+    counts = np.bincount(seen[seen >= 0], minlength=len(encoded.dictionary))
+    index, rows = _known(counts, min_rows)
+    return np.append(index, 0)[codes], rows  # code -1, null, reads the 0 appended
+
+
+def _known(counts: npt.NDArray[np.intp], min_rows: int) -> tuple[Ints, int]:
+    kept = counts >= max(1, min_rows)
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int64), int(kept.sum()) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingData:
+    """N impressions of I items with T tasks. Use `from_arrays` to start from raw ids.
+
+    Raises:
+        CaptionaryError: shapes that disagree, an index out of range, NaN or infinite numbers, labels outside
+            0 to 1, or evaluation rows that are training rows.
+    """
+
+    tasks: tuple[str, ...]
+    """Names of the T tasks."""
+    user: Ints
+    """[N] row of the user table; 0: not in the training rows, or rare."""
+    item: Ints
+    """[N] row of the item arrays below, 0 to I - 1."""
+    item_id: Ints
+    """[I] row of the item table; 0: unseen in training, or rare. Cold items keep their content."""
+    labels: npt.NDArray[np.float32]
+    """[N, T] from 0 to 1."""
+    train: Ints
+    """[Ntr] training rows in time order."""
+    eval: Ints
+    """[Nev] evaluation rows."""
+    context_categorical: Mapping[str, Ints] = field(default_factory=dict)
+    """Column → [N] index, 0 unseen."""
+    context_numeric: Mapping[str, Floats] = field(default_factory=dict)
+    """Column → [N]."""
+    item_categorical: Mapping[str, Ints] = field(default_factory=dict)
+    """Column → [I] index, 0 unseen."""
+    item_numeric: Mapping[str, Floats] = field(default_factory=dict)
+    """Column → [I]."""
+    events: tuple[str, ...] = ()
+    """Event types, in the order of the columns of `activity`."""
+    activity: npt.NDArray[np.float32] | None = None
+    """[N, E] log1p of each profile's mass; every arm is given it, so that having a profile leaks nothing."""
+    visual: npt.NDArray[np.float32] | None = None
+    """[I, D]."""
+    item_tokens: Mapping[str, Jagged] = field(default_factory=dict)
+    """Key → I lists."""
+    profiles: Mapping[str, Mapping[str, Jagged]] = field(default_factory=dict)
+    """Key → event type → N weighted lists."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        users: Any,
+        item: Ints,
+        items: int,
+        train: Ints,
+        context_categorical: Mapping[str, Any] | None = None,
+        item_categorical: Mapping[str, Any] | None = None,
+        min_rows: int = 1,
+        **rest: Any,
+    ) -> RankingData:
+        """Factorise raw users and categories by the training rows; `rest` are the other fields, as they are.
+
+        Args:
+            users: raw user ids [N].
+            item: row of each impression's item in the item arrays [N].
+            items: I.
+            train: training rows in time order [Ntr].
+            context_categorical: column → raw values [N].
+            item_categorical: column → raw values [I]; known are those of items with training rows.
+            min_rows: users and items with fewer training rows count as unseen.
+
+        Raises:
+            CaptionaryError: see the class.
+        """
+        _check_indices("item", item, items)
+        _check_indices("train", train, len(item))
+        counts = np.bincount(item[train], minlength=items)
+        shown = np.flatnonzero(counts).astype(np.int64)
+        context, columns = context_categorical or {}, item_categorical or {}
+        return cls(
+            user=factorize_ids(users, train, min_rows=min_rows)[0],
+            item=item,
+            item_id=_known(counts, min_rows)[0],
+            train=train,
+            context_categorical={name: factorize_ids(raw, train)[0] for name, raw in context.items()},
+            item_categorical={name: factorize_ids(raw, shown)[0] for name, raw in columns.items()},
+            **rest,
+        )
+
+    @property
+    def users(self) -> int:
+        """Rows of the user table, index 0 included."""
+        return int(self.user.max(initial=0)) + 1
+
+    @property
+    def item_ids(self) -> int:
+        """Rows of the item id table, index 0 included."""
+        return int(self.item_id.max(initial=0)) + 1
+
+    @property
+    def numeric(self) -> tuple[str, ...]:
+        """Names of the columns of `dense`."""
+        return (
+            *(f"context.{name}" for name in self.context_numeric),
+            *(f"item.{name}" for name in self.item_numeric),
+            *(f"activity.{event}" for event in self.events),
+        )
+
+    def dense(self, rows: Ints) -> npt.NDArray[np.float64]:
+        """The numeric features of `rows`, [B, len(numeric)]."""
+        columns = [values[rows] for values in self.context_numeric.values()]
+        columns += [values[self.item[rows]] for values in self.item_numeric.values()]
+        if self.activity is not None:
+            columns += list(self.activity[rows].T)
+        return np.stack(columns, axis=1).astype(np.float64) if columns else np.empty((len(rows), 0))
+
+    def vocabulary(self, key: str) -> int:
+        """Rows that a token table needs for the lists under `key`: the greatest id, plus one."""
+        lists = [*self.profiles.get(key, {}).values()]
+        lists += [self.item_tokens[key]] if key in self.item_tokens else []
+        return max((int(each.values.max(initial=0)) for each in lists), default=0) + 1
+
+
+def _check(data: RankingData) -> None:
+    rows, items = len(data.item), len(data.item_id)
+    if data.labels.shape != (rows, len(data.tasks)) or not data.tasks:
+        raise _shape("labels", data.labels, (rows, len(data.tasks)))
+    _check_indices("item", data.item, items)
+    if len(data.user) != rows:
+        raise _shape("user", data.user, (rows,))
+    _check_indices("user", data.user, None)
+    _check_indices("item_id", data.item_id, None)
+    for name in ("train", "eval"):
+        _check_indices(name, getattr(data, name), rows)
+        if not len(getattr(data, name)):
+            raise bad_value(f"{name} rows", 0, ">= 1")
+    if len(np.intersect1d(data.train, data.eval)):
+        both = int(np.intersect1d(data.train, data.eval)[0])
+        raise bad_value("eval row", both, "outside the training rows", todo="keep each row in one split")
+    bad = ~((data.labels >= 0) & (data.labels <= 1))
+    if bad.any():
+        row, task = (int(place[0]) for place in np.nonzero(bad))
+        where = f"row {row}, {data.tasks[task]}"
+        raise bad_value("label", float(data.labels[row, task]), "from 0 to 1", where=where)
+    for group, length in (("context", rows), ("item", items)):
+        for name, index in getattr(data, f"{group}_categorical").items():
+            if len(index) != length:
+                raise _shape(f"{group} column {name}", index, (length,))
+            _check_indices(f"{group} column {name}", index, None)
+        for name, values in getattr(data, f"{group}_numeric").items():
+            _check_finite(f"{group} column {name}", values, (length,))
+    if (data.activity is None) != (not data.events):
+        found = "absent" if data.activity is None else "given"
+        raise bad_value("activity", found, "given exactly with events")
+    if data.activity is not None:
+        _check_finite("activity", data.activity, (rows, len(data.events)))
+    if data.visual is not None:
+        if data.visual.ndim != 2 or data.visual.shape[1] < 1:
+            raise bad_value("shape of visual", data.visual.shape, f"({items}, D)")
+        _check_finite("visual", data.visual, (items, data.visual.shape[1]))
+    for key, lists in data.item_tokens.items():
+        _check_lists(f"item tokens {key}", lists, items)
+    for key, profiles in data.profiles.items():
+        for event, lists in profiles.items():
+            if event not in data.events:
+                raise bad_value(f"event of profiles {key}", event, nearest(event, data.events))
+            _check_lists(f"profiles {key} of {event}", lists, rows)
+
+
+def _check_indices(name: str, index: Any, size: int | None) -> None:
+    if index.ndim != 1 or not np.issubdtype(index.dtype, np.integer):
+        raise bad_value(f"{name}", f"{index.dtype} {index.shape}", "integers, one dimension")
+    if len(index) and (index.min() < 0 or (size is not None and index.max() >= size)):
+        worst = index.min() if index.min() < 0 else index.max()
+        raise bad_value(name, int(worst), ">= 0" if size is None else f"from 0 to {size - 1}")
+
+
+def _check_finite(name: str, values: Any, shape: Sequence[int]) -> None:
+    if values.shape != tuple(shape):
+        raise _shape(name, values, shape)
+    finite = np.isfinite(values)
+    if not finite.all():
+        place = tuple(int(axis[0]) for axis in np.nonzero(~finite))
+        todo = "fill missing values before ranking"
+        raise bad_value(name, float(values[place]), "finite", where=f"row {place[0]}", todo=todo)
+
+
+def _check_lists(name: str, lists: Jagged, rows: int) -> None:
+    if lists.rows != rows:
+        raise bad_value(f"lists of {name}", lists.rows, str(rows))
+    if lists.offsets[0] != 0 or lists.offsets[-1] != len(lists.values) or (np.diff(lists.offsets) < 0).any():
+        raise bad_value(f"offsets of {name}", "broken", f"rising from 0 to {len(lists.values)}")
+    if len(lists.values) and lists.values.min() < 0:
+        raise bad_value(f"token id of {name}", int(lists.values.min()), ">= 0")
+    if lists.weights is not None:
+        _check_finite(f"weights of {name}", lists.weights, (len(lists.values),))
+
+
+def _shape(name: str, values: Any, expected: Sequence[int]) -> CaptionaryError:
+    return bad_value(f"shape of {name}", tuple(values.shape), str(tuple(expected)))

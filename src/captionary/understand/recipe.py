@@ -1,0 +1,112 @@
+"""The recipe of the built-in captioner: what it is trained on, how it is scored, and its model card."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from string import Template
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL.Image import Image
+from tqdm import tqdm
+
+from captionary import __version__
+from captionary.understand.builtin import BuiltinCaptioner
+from captionary.understand.captioner import Caption
+from captionary.understand.scores import CaptionScores, SceneRecall, caption_scores, scene_recall
+from captionary.understand.train import TrainingConfig, train_captioner
+from captionary.understand.training_data import CaptionSet, photos, scenes
+
+__all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "CaptionerScore", "make_builtin", "score"]
+
+TRAINING_SEED = 101
+"""Seed of the scenes that the built-in captioner was trained on."""
+HELD_OUT_SEED = 202
+"""Seed of the scenes that it is scored on."""
+
+
+class CaptionerScore(NamedTuple):
+    """What a captioner scores on pictures that it was not trained on."""
+
+    scenes: SceneRecall
+    """On world scenes."""
+    photos: CaptionScores | None
+    """On held-out photographs; None where none were given."""
+
+    def to_string(self) -> str:
+        """The scores, a line each."""
+        lines = [f"scenes: {name} {share:.3f}" for name, share in self.scenes._asdict().items()]
+        if self.photos is not None:
+            lines += [f"photographs: {name} {value:.3f}" for name, value in self.photos._asdict().items()]
+        return "\n".join(lines)
+
+    def to_markdown(self) -> str:
+        """The scores as a table."""
+        rows = [f"| scenes | {name} named | {share:.3f} |" for name, share in self.scenes._asdict().items()]
+        if self.photos is not None:
+            rows += [f"| photographs | {name} | {value:.3f} |" for name, value in self.photos._asdict().items()]
+        return "\n".join(["| held-out pictures | score | value |", "|---|---|---|", *rows])
+
+
+class _Captions(Protocol):
+    def caption(self, images: list[Image]) -> list[Caption]: ...
+
+
+def score(captioner: _Captions, photo_folder: Path | None, *, scenes: int = 1000) -> CaptionerScore:
+    """Caption held-out scenes, and the ``val`` photographs of a folder where one is given, and score the captions."""
+    from captionary.understand.training_data import scenes as draw
+    from captionary.world.grammar import facts
+    from captionary.world.scenes import draw_scenes
+
+    held_out = draw(scenes, HELD_OUT_SEED)
+    table = draw_scenes(np.random.default_rng(HELD_OUT_SEED), scenes)
+    recall = scene_recall(_captions(captioner, held_out), [facts(table, row) for row in range(scenes)])
+    if photo_folder is None:
+        return CaptionerScore(recall, None)
+    val = photos(photo_folder, "val")
+    return CaptionerScore(recall, caption_scores(_captions(captioner, val), val.captions))
+
+
+def make_builtin(photo_folder: Path, out: Path, *, scenes: int, minutes: float) -> CaptionerScore:
+    """Train the built-in captioner, score it, and write ``out/checkpoint`` with its model card."""
+    from captionary.understand.training_data import scenes as draw
+
+    config = TrainingConfig(minutes=minutes)
+    sets = [photos(photo_folder, "train"), draw(scenes, TRAINING_SEED)]
+    mirrored = [photos(photo_folder, "train", mirrored=True), None]
+    model = train_captioner(sets, mirrored, out, config)
+    folder = out / "checkpoint"
+    model.save(folder, "")
+    scored = score(BuiltinCaptioner(threads=1, checkpoint=folder), photo_folder)
+    facts = {
+        "version": __version__,
+        "trained_at": datetime.now(UTC).date().isoformat(),
+        "photographs": sets[0].rows,
+        "scenes": scenes,
+        "training": asdict(config),
+        "scores": {"scenes": scored.scenes._asdict(), "photos": scored.photos and scored.photos._asdict()},
+    }
+    words = {
+        "photographs": f"{sets[0].rows:,}",
+        "folder": photo_folder.name,
+        "scenes": f"{scenes:,}",
+        "minutes": f"{minutes:g}",
+        "scores": scored.to_markdown(),
+        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
+        "date": str(facts["trained_at"]),
+        "processor": platform.processor() or platform.machine(),
+    }
+    card = Template((Path(__file__).parent / "model_card.md").read_text(encoding="utf-8"))
+    model.save(folder, card.substitute(words), facts)
+    return scored
+
+
+def _captions(captioner: _Captions, data: CaptionSet, batch_size: int = 64) -> list[str]:
+    said: list[str] = []
+    for start in tqdm(range(0, data.rows, batch_size), desc=f"caption {data.name}", leave=False):
+        images = [data.picture(row) for row in range(start, min(start + batch_size, data.rows))]
+        said += [caption.text for caption in captioner.caption(images)]
+    return said

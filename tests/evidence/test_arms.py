@@ -1,0 +1,74 @@
+"""Arms: the rows of Table 1, and which of them the inputs at hand allow."""
+
+from __future__ import annotations
+
+import pytest
+
+from captionary.errors import CaptionaryError
+from captionary.evidence.arms import Arm, baseline_of, default_arms, headline_of
+
+
+def names(**inputs: object) -> list[str]:
+    return [arm.name for arm in default_arms(**inputs).arms]  # type: ignore[arg-type]
+
+
+def test_the_full_list_is_that_of_the_paper_with_joint_arm_and_placebos() -> None:
+    arms, left_out = default_arms(visual=True, tokens=("A", "B"), profiles=("A",))
+    assert [arm.name for arm in arms] == [
+        "ids",
+        "+visual",
+        "+visual+tokens(A)",
+        "+visual+tokens(B)",
+        "+visual+profiles(A)",
+        "+visual+tokens(A)+profiles(A)",
+        "shuffled",
+        "random",
+        "constant",
+    ]
+    assert left_out == ()
+    assert baseline_of(arms).name == "+visual"
+    assert headline_of(arms) is arms[5]
+
+
+def test_features_name_the_tables_that_the_ranker_reads() -> None:
+    arms = {arm.name: arm for arm in default_arms(visual=True, tokens=("A", "B"), profiles=("A",)).arms}
+    assert arms["+visual"].features() == {"visual": True, "tokens": None, "profiles": None}
+    assert arms["+visual+tokens(B)"].features() == {"visual": True, "tokens": "B", "profiles": None}
+    assert arms["random"].features() == {"visual": True, "tokens": "A:random", "profiles": "A:random"}
+    assert arms["random"].tokenizer == "A"
+
+
+def test_without_media_only_ids_are_left_and_the_reason_is_said() -> None:
+    arms = default_arms(visual=False, tokens=(), profiles=())
+    assert [arm.name for arm in arms.arms] == ["ids"]
+    assert len(arms.left_out) == 2
+    assert arms.headline is None
+    assert arms.baseline.name == "ids"
+
+
+def test_captions_without_pictures_are_measured_against_ids() -> None:
+    assert names(visual=False, tokens=("A",), profiles=("A",), placebos=("random",)) == [
+        "ids",
+        "+tokens(A)",
+        "+profiles(A)",
+        "+tokens(A)+profiles(A)",
+        "random",
+    ]
+
+
+def test_without_events_the_placebos_are_of_the_first_tokenizer_alone() -> None:
+    arms = default_arms(visual=True, tokens=("A", "B"), profiles=())
+    assert arms.headline is not None
+    assert arms.headline.name == "+visual+tokens(A)"
+    assert arms.arms[-1].features() == {"visual": True, "tokens": "A:constant", "profiles": None}
+    assert "no events" in arms.left_out[0]
+
+
+def test_an_arm_without_captions_has_no_placebo() -> None:
+    with pytest.raises(CaptionaryError, match="placebo of arm shuffled"):
+        Arm(name="shuffled", visual=True, placebo="shuffled")
+
+
+def test_a_comparison_needs_something_to_compare_with() -> None:
+    with pytest.raises(CaptionaryError, match=r"must be with ids or \+visual among them"):
+        baseline_of([Arm(name="+tokens(A)", tokens="A")])

@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+import pytest
+
+from captionary.config import from_mapping
+from captionary.errors import CaptionaryError
+from captionary.rank.settings import RankerConfig
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("embedding_dim", 0),
+        ("top", ()),
+        ("top", (64, 0)),
+        ("bottom", (-1,)),
+        ("epochs", 0),
+        ("dense_lr", 0.0),
+        ("embedding_lr", float("nan")),
+        ("cooldown", 1.5),
+        ("unseen_share", 1.0),
+        ("dropout", -0.1),
+        ("embedding_decay", -1.0),
+        ("interaction", "cross"),
+    ],
+)
+def test_a_value_out_of_range_is_named(key, value):
+    with pytest.raises(CaptionaryError, match=f"^{key} == .*must be "):
+        RankerConfig(**{key: value})
+
+
+def test_reads_from_plain_values():
+    assert from_mapping(RankerConfig, {"top": [64, 32], "dense_lr": 1}, where="x").top == (64, 32)
+
+
+def test_settings_and_features_do_not_load_torch():
+    code = "import sys, captionary.rank.settings, captionary.rank.features; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from captionary.config import from_mapping, to_mapping
+from captionary.errors import CaptionaryError
+from captionary.represent.tokenizers import (
+    TOKENIZERS,
+    Tokenizer,
+    TokenizerConfig,
+    load_tokenizer,
+    make_tokenizer,
+)
+
+CORPUS = ["a dog on a sofa", "a dog on a bed", "a cat on a sofa", "a cat"] * 3
+
+
+@pytest.mark.parametrize("kind", sorted(TOKENIZERS))
+def test_every_kind_fulfils_the_protocol(kind: str, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(TokenizerConfig(kind=kind))
+    assert isinstance(tokenizer, Tokenizer)
+    assert tokenizer.vocabulary == ["[UNK]"]
+    assert tokenizer.fit(CORPUS) is tokenizer
+    assert (tokenizer.kind, tokenizer.name) == (kind, kind)
+    assert len(set(tokenizer.vocabulary)) == len(tokenizer.vocabulary) == len(tokenizer.idf())
+    lists = tokenizer.encode(CORPUS)
+    assert lists.rows == len(CORPUS)
+    assert 0 <= lists.values.min() <= lists.values.max() < len(tokenizer.vocabulary)
+    assert "dog" in tokenizer.decode(lists.row(0))
+    tokenizer.save(tmp_path / "t")
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["tokenizer.json"]
+    loaded = load_tokenizer(tmp_path / "t")
+    assert type(loaded) is type(tokenizer)
+    assert loaded.encode(CORPUS).values.tolist() == lists.values.tolist()
+
+
+@pytest.mark.parametrize("kind", sorted(TOKENIZERS))
+def test_fingerprint_follows_what_decides_the_ids(kind: str) -> None:
+    fitted = make_tokenizer(TokenizerConfig(kind=kind)).fit(CORPUS)
+    assert make_tokenizer(TokenizerConfig(kind=kind)).fit(CORPUS).fingerprint() == fitted.fingerprint()
+    assert make_tokenizer(TokenizerConfig(kind=kind, name="A")).fit(CORPUS).fingerprint() == fitted.fingerprint()
+    assert make_tokenizer(TokenizerConfig(kind=kind)).fit(CORPUS[:-1]).fingerprint() != fitted.fingerprint()
+    assert make_tokenizer(TokenizerConfig(kind=kind, oov="unk")).fit(CORPUS).fingerprint() != fitted.fingerprint()
+
+
+def test_decode_refuses_ids_that_no_token_has() -> None:
+    tokenizer = make_tokenizer(TokenizerConfig()).fit(CORPUS)
+    for wrong in (-1, len(tokenizer.vocabulary)):
+        with pytest.raises(CaptionaryError, match=f"token id == {wrong}, must be in 0"):
+            tokenizer.decode([0, wrong])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "concept"}, "tokenizer kind == concept, must be concepts"),
+        ({"vocabulary_size": 1}, "vocabulary_size == 1, must be >= 2"),
+        ({"min_df": 0}, "min_df == 0, must be >= 1"),
+        ({"max_df": 0.0}, "max_df == 0.0, must be a share"),
+        ({"max_df": 2.0}, "max_df == 2.0, must be a share"),
+        ({"oov": "keep"}, "oov == keep, must be"),
+        ({"size": 5}, "key == size, must be"),
+    ],
+)
+def test_wrong_configs_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(CaptionaryError, match=message):
+        from_mapping(TokenizerConfig, settings, where="demo.yaml: tokenizers")
+
+
+def test_config_survives_its_mapping() -> None:
+    config = TokenizerConfig(kind="wordpiece", vocabulary_size=50, oov="unk")
+    assert from_mapping(TokenizerConfig, to_mapping(config), where="here") == config
+
+
+def _spoil(path: Path, **changes: object) -> None:
+    payload = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(payload))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "must be a file of format captionary-tokenizer"),
+        ({"version": 99}, "version == 99, must be 1"),
+        ({"rules": 99}, "rules == 99, must be 1"),
+        ({"vocabulary": ["dog"]}, "must be undamaged"),
+        ({"config": None}, "must be undamaged"),
+        ({"config": {"kind": "nope"}}, "tokenizer kind == nope"),
+    ],
+)
+def test_files_of_another_making_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    make_tokenizer(TokenizerConfig()).fit(CORPUS).save(tmp_path)
+    _spoil(tmp_path / "tokenizer.json", **changes)
+    with pytest.raises(CaptionaryError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptionaryError, match="must be a file that exists.*fit the tokenizer again"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(CaptionaryError, match="must be readable JSON"):
+        load_tokenizer(tmp_path)
+
+
+def test_saving_again_replaces_the_file(tmp_path: Path) -> None:
+    make_tokenizer(TokenizerConfig()).fit(CORPUS).save(tmp_path)
+    other = make_tokenizer(TokenizerConfig(phrases=False)).fit(CORPUS)
+    other.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint() == other.fingerprint()

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.understand.fake import FakeCaptioner, column, items_of, write_pictures
+
+from captionary.understand import job
+from captionary.understand.caption import caption_items
+from captionary.understand.captioner import Caption
+from captionary.understand.media import digest, digest_bytes
+from captionary.understand.store import CaptionStore
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), *sys.path])}
+
+
+@pytest.fixture
+def store(tmp_path):
+    with CaptionStore(tmp_path / "captions.sqlite") as opened:
+        yield opened
+
+
+def test_a_captioner_that_raises_loses_the_culprit_only(tmp_path, store):
+    names = write_pictures(tmp_path, 10)
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "poison.png")
+    names.insert(6, "poison.png")
+
+    def hook(image):
+        if image.getpixel((0, 0)) == (1, 2, 3):
+            raise RuntimeError("out of\nmemory")
+
+    fake = FakeCaptioner(hook=hook)
+    report = caption_items(items_of([[name] for name in names]), tmp_path, fake, store, batch_size=4)
+    assert fake.calls == [4, 4, 1, 1, 1, 1, 3]
+    assert column(report, "status") == ["ok"] * 6 + ["failed"] + ["ok"] * 4
+    assert report.failed == {"captioner_error": 1}
+    assert column(report, "detail")[6] == "RuntimeError: out of memory"
+    healthy = FakeCaptioner()
+    again = caption_items(items_of([[name] for name in names]), tmp_path, healthy, store)
+    assert healthy.calls == [1]  # an error of the captioner may pass: it is tried again
+    assert (again.new, again.reused, again.failed) == (1, 10, {})
+
+
+def test_what_failed_is_free_for_another_job_at_once(tmp_path, store, monkeypatch):
+    names = write_pictures(tmp_path, 12)
+    changed = digest(tmp_path / names[1])
+    monkeypatch.setattr(
+        job, "digest_bytes", lambda data: "" if digest_bytes(data) == changed else digest_bytes(data)
+    )
+    seen, free = [], []
+
+    def hook(image):
+        seen.append(image)
+        if len(seen) <= 2:  # the first picture, in its batch and alone
+            raise RuntimeError
+        if len(seen) == 12:  # the last one
+            with CaptionStore(store.path) as other:
+                free.extend(other.claim([digest(tmp_path / name) for name in names], "fake-1"))
+
+    fake = FakeCaptioner(hook=hook)
+    report = caption_items(items_of([[name] for name in names]), tmp_path, fake, store, batch_size=2)
+    assert report.failed == {"captioner_error": 1, "changed": 1}
+    failed = [
+        key for key, why in zip(column(report, "media_digest"), column(report, "reason"), strict=True) if why
+    ]
+    assert set(failed) <= set(free)
+
+
+@pytest.mark.parametrize(
+    ("captions", "vectors", "message"),
+    [
+        (lambda n: [Caption("a dog")] * (n - 1), lambda n: np.ones((n, 2)), "0 captions for 1 pictures"),
+        (lambda n: ["a dog"] * n, lambda n: np.ones((n, 2)), "not a Caption: 'a dog'"),
+        (lambda n: [Caption(None)] * n, lambda n: np.ones((n, 2)), "not a Caption"),
+        (lambda n: [Caption("a dog")] * n, lambda n: np.ones((n, 3)), r"vectors of shape \(1, 3\)"),
+        (lambda n: [Caption("a dog")] * n, lambda n: np.full((n, 2), np.nan), "not finite"),
+        (lambda n: [Caption("a dog")] * n, lambda n: np.full((n, 2), 1e6), "not finite as float16"),
+    ],
+)
+def test_answers_are_checked(tmp_path, store, captions, vectors, message):
+    class Wrong(FakeCaptioner):
+        def caption_and_embed(self, images):
+            return captions(len(images)), vectors(len(images)).astype(np.float32)
+
+    items = items_of([[name] for name in write_pictures(tmp_path, 2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = caption_items(items, tmp_path, Wrong(vector_size=2), store)
+    assert report.failed == {"captioner_error": 2}
+    assert re.search(message, column(report, "detail")[0])
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path, store, monkeypatch):
+    names = write_pictures(tmp_path, 3)
+    items = items_of([[name] for name in names])
+    monkeypatch.setattr(job, "digest_bytes", lambda data: "another digest")
+    report = caption_items(items, tmp_path, FakeCaptioner(), store)
+    assert report.failed == {"changed": 3}
+    monkeypatch.undo()
+    assert caption_items(items, tmp_path, FakeCaptioner(), store).new == 3
+
+
+def test_an_interrupted_job_keeps_what_it_captioned(tmp_path, store):
+    items = items_of([[name] for name in write_pictures(tmp_path, 20)])
+    seen = []
+
+    def hook(image):
+        seen.append(1)
+        if len(seen) == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        caption_items(items, tmp_path, FakeCaptioner(hook=hook), store, batch_size=4)
+    assert len(store) == 8  # two whole batches
+    assert not [thread for thread in threading.enumerate() if "captionary" in thread.name]
+    with CaptionStore(store.path) as other:  # and it holds nothing back from other jobs
+        fake = FakeCaptioner()
+        assert caption_items(items, tmp_path, fake, other).new == 12
+        assert fake.images == 12
+
+
+def test_reading_ahead_is_bounded(tmp_path, store, monkeypatch):
+    items = items_of([[name] for name in write_pictures(tmp_path, 100)])
+    decoded, lead = [], []
+    decode = job.decode
+    monkeypatch.setattr(job, "decode", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    fake = FakeCaptioner(hook=lambda image: lead.append(len(decoded) - len(lead)), seconds=0.001)
+    caption_items(items, tmp_path, fake, store, batch_size=5)
+    assert len(decoded) == 100
+    assert 5 < max(lead) <= 3 * 5  # it does read ahead, and never by more than three batches
+
+
+def test_pictures_arrive_shrunk_to_what_the_captioner_uses(tmp_path, store):
+    Image.new("RGB", (1200, 900)).save(tmp_path / "a.jpg")
+    sizes = []
+    for image_size in (90, 0):
+        fake = FakeCaptioner(
+            image_size=image_size, variant=str(image_size), hook=lambda im: sizes.append(im.size)
+        )
+        caption_items(items_of([["a.jpg"]]), tmp_path, fake, store)
+    assert sizes == [(120, 90), (round(448 * 4 / 3), 448)]
+
+
+JOB = """
+import sys
+from pathlib import Path
+import pyarrow as pa
+from captionary.understand.caption import caption_items
+from captionary.understand.store import CaptionStore
+from tests.understand.fake import FakeCaptioner
+path, media, log = map(Path, sys.argv[1:])
+names = sorted(p.name for p in media.iterdir())
+items = pa.table({"item_id": names, "media": [[n] for n in names]})
+def hook(image):
+    with log.open("a") as file:
+        file.write(str(image.getpixel((0, 0))) + "\\n")
+with CaptionStore(path) as store:
+    print("ready", flush=True)
+    report = caption_items(items, media, FakeCaptioner(hook=hook, seconds=0.002), store, batch_size=4)
+print(report.new, report.reused, report.failed)
+"""
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", JOB, *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_jobs_on_one_store_do_no_double_work(tmp_path):
+    write_pictures(tmp_path / "media", 100)
+    path, log = tmp_path / "captions.sqlite", tmp_path / "log"
+    children = [start(path, tmp_path / "media", log) for _ in range(2)]
+    counts = [child.communicate()[0].split()[1:] for child in children]
+    new = [int(made) for made, _, _ in counts]
+    assert sum(new) == 100
+    assert [int(reused) for _, reused, _ in counts] == [100 - made for made in new]
+    assert len(log.read_text().splitlines()) == 100
+
+
+def test_a_killed_job_goes_on_where_it_was(tmp_path):
+    write_pictures(tmp_path / "media", 200)
+    path, log = tmp_path / "captions.sqlite", tmp_path / "log"
+    rng = random.Random(5)
+    for life in range(3):
+        child = start(path, tmp_path / "media", log)
+        child.stdout.readline()
+        while not log.exists() or len(log.read_text().splitlines()) < 30 * (life + 1):
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.05)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    with CaptionStore(path) as store:
+        kept = len(store)
+    made, reused, failed = start(path, tmp_path / "media", log).communicate()[0].split()[1:]
+    assert 0 < kept < 200
+    assert (int(made), int(reused), failed) == (200 - kept, kept, "{}")
+    # Paid twice: at most the batch in the air at each of the three kills.
+    assert len(log.read_text().splitlines()) <= 200 + 3 * 4
