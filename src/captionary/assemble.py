@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,59 @@ import pyarrow.compute as pc
 
 from captionary.evidence.placebo import make_placebo
 from captionary.pipeline import Stages, split_of
+from captionary.rank.data import RankingData
+from captionary.rank.features import FeatureSet
 from captionary.represent.jagged import Jagged
-from captionary.represent.tables import read_item_tokens
+from captionary.represent.tables import read_item_tokens, read_profiles
 from captionary.represent.tokenizers import load_tokenizer
+from captionary.represent.vectors import Whitening
 
-__all__ = ["evaluation_rows", "item_tokens", "profile_folder", "training_rows"]
+__all__ = ["evaluation_rows", "item_tokens", "profile_folder", "ranking_data", "training_rows", "with_features"]
+
+
+def ranking_data(stages: Stages) -> RankingData:
+    """Everything that all arms share: ids, context, item columns, activity and visual vectors; no tokens yet.
+
+    Ids, categories and the projection of visual vectors are fitted on training rows and their items alone.
+    """
+    assert stages.captions is not None
+    assert stages.profiles is not None
+    config, dataset = stages.config, stages.dataset
+    spec, impressions, items = dataset.spec, dataset.impressions(), dataset.items()
+    train = training_rows(stages, impressions)
+    item = pc.index_in(impressions["item_id"].combine_chunks(), value_set=items["item_id"].combine_chunks())
+    keys = stages.profiles.facts["keys"] or ["activity"]
+    masses = read_profiles(profile_folder(stages.profiles.folder, keys[0]))[1]
+    activity = [np.log1p(masses[event].mass) for event in masses]
+    item_index = item.to_numpy(zero_copy_only=False).astype(np.int64)
+    shown = np.unique(item_index[train])
+    return RankingData.from_arrays(
+        tasks=tuple(task.name for task in spec.tasks),
+        users=impressions["user_id"],
+        item=item_index,
+        items=items.num_rows,
+        labels=dataset.labels(impressions),
+        train=train,
+        eval=evaluation_rows(stages, impressions),
+        context_categorical={name: impressions[name] for name in spec.context.categorical},
+        context_numeric={name: _numbers(impressions[name], train) for name in spec.context.numeric},
+        item_categorical={name: items[name] for name in spec.item_features.categorical},
+        item_numeric={name: _numbers(items[name], shown) for name in spec.item_features.numeric},
+        events=tuple(masses),
+        activity=np.column_stack(activity).astype(np.float32) if activity else None,
+        visual=_visual(stages.captions.folder, shown, config.visual_dimensions),
+    )
+
+
+def with_features(stages: Stages, shared: RankingData, features: FeatureSet) -> RankingData:
+    """`shared` with the item tokens and profiles of one arm, read from their stages."""
+    assert stages.profiles is not None
+    tokens = {features.tokens: item_tokens(stages, features.tokens)[0]} if features.tokens else {}
+    profiles = {}
+    if features.profiles:
+        built = read_profiles(profile_folder(stages.profiles.folder, features.profiles))[1]
+        profiles = {features.profiles: {event: profile.lists for event, profile in built.items()}}
+    return dataclasses.replace(shared, item_tokens=tokens, profiles=profiles)
 
 
 def training_rows(stages: Stages, impressions: pa.Table) -> npt.NDArray[np.int64]:
@@ -53,6 +102,21 @@ def item_tokens(stages: Stages, key: str) -> tuple[Jagged, npt.NDArray[np.float3
         seed=stages.config.evidence.seed,
     )
     return made, _idf(made, len(tokenizer.vocabulary))
+
+
+def _numbers(column: pa.ChunkedArray, fitted: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """A numeric column, its nulls replaced by the mean of the rows that the ranker is fitted on."""
+    values = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+    known = values[fitted][~np.isnan(values[fitted])]
+    return np.where(np.isnan(values), known.mean() if len(known) else 0.0, values)
+
+
+def _visual(captions: Path, shown: npt.NDArray[np.int64], dimensions: int) -> npt.NDArray[np.float32] | None:
+    """Whitened visual vectors of all items [I, d], fitted on the items `shown` in training; None without any."""
+    with np.load(captions / "vectors.npz") as stored:
+        vectors, present = stored["vectors"].astype(np.float32), stored["present"]
+    fitted = shown[present[shown]]
+    return Whitening.fit(vectors[fitted], dimensions).apply(vectors, present) if len(fitted) else None
 
 
 def _idf(tokens: Jagged, size: int) -> npt.NDArray[np.float32]:

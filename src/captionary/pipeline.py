@@ -91,7 +91,7 @@ def run(config: RunConfig, last: str = "run") -> None:
         if not fresh:
             click.echo("nothing to do: every stage is up to date")
         if last in ("run", "evidence"):
-            from captionary.evidence.report import print_tables
+            from captionary.evidence.tables import print_tables
             from captionary.evidence.result import Evidence
 
             found = config.folder / "report"
@@ -174,7 +174,9 @@ def _caption(stages: Stages) -> Stage:
     expected = fingerprint(
         data=stages.data,
         captioner=fingerprint_of(config.captioner, base),
-        code=code_version("understand/caption.py", "understand/media.py", "represent/normalize.py"),
+        code=code_version(
+            "understand/caption.py", "understand/job.py", "understand/media.py", "represent/normalize.py"
+        ),
     )
 
     def work(out: Path) -> Mapping[str, Any]:
@@ -209,7 +211,10 @@ def _caption(stages: Stages) -> Stage:
             "images_per_second": round(report.new / seconds, 2) if report.new else None,
         }
 
-    return run_stage(config.folder / "captions", expected, work)
+    # What failed for the captioner's sake, not the picture's, is worth another try.
+    return run_stage(
+        config.folder / "captions", expected, work, again=lambda done: "captioner_error" in done.facts["failed"]
+    )
 
 
 def _tokenize(stages: Stages) -> Stage:

@@ -61,15 +61,22 @@ def stage_done(folder: Path, expected: str) -> Stage | None:
         return None  # absent or damaged: do it again
 
 
-def run_stage(folder: Path, expected: str, work: Callable[[Path], Mapping[str, Any] | None]) -> Stage:
+def run_stage(
+    folder: Path,
+    expected: str,
+    work: Callable[[Path], Mapping[str, Any] | None],
+    *,
+    again: Callable[[Stage], bool] = lambda _: False,
+) -> Stage:
     """Do `work` into a fresh folder and publish it as `folder`, unless that has been done.
 
     Args:
         folder: where the stage's output is visible once complete.
         expected: the fingerprint of everything that the output depends on.
         work: fills the folder that it is given, and returns facts (plain JSON values).
+        again: whether a finished stage has something left that is worth another try.
     """
-    if done := stage_done(folder, expected):
+    if (done := stage_done(folder, expected)) and not again(done):
         return done
     began = time.monotonic()
     with atomic_folder(folder) as partial:

@@ -27,7 +27,7 @@ def source(tmp_path: Path) -> Path:
     lines += [f"{MOVIES},Unknown,Comedy,,,,False"]
     (source / "items.csv").write_text("\n".join(lines) + "\n")
     (source / "users.csv").write_text(
-        "userId,gender,age,occupation,zip\n1,F,1,10,48067\n2,M,56,16,02136-1522\n3,M,25,15,1\n"
+        "userId,gender,age,occupation,zip\n3,M,25,15,1\n1,F,1,10,48067\n2,M,56,16,02136-1522\n"
     )
     rows = [
         {

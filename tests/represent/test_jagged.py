@@ -44,7 +44,9 @@ def test_take_is_indexing(lists: list[list[int]], data: st.DataObject) -> None:
     taken = weighted.take(np.array(rows, dtype=np.int64))
     assert lists_of(taken) == [lists[row] for row in rows]
     assert taken.weights is not None
-    named = Jagged(np.arange(len(jagged.values), dtype=np.int32), jagged.offsets)  # values that are their weights
+    named = Jagged(
+        np.arange(len(jagged.values), dtype=np.int32), jagged.offsets
+    )  # values that are their weights
     assert taken.weights.tolist() == [value for row in rows for value in named.row(row).tolist()]
 
 
@@ -73,10 +75,15 @@ def test_arrow_round_trip_through_chunks_and_slices(lists: list[list[int]], chun
 
 
 def test_from_arrow_reads_nulls_and_large_lists() -> None:
-    assert lists_of(Jagged.from_arrow(pa.array([[1], None, [2, 3]], pa.list_(pa.int32())))) == [[1], [], [2, 3]]
+    assert lists_of(Jagged.from_arrow(pa.array([[1], None, [2, 3]], pa.list_(pa.int32())))) == [
+        [1],
+        [],
+        [2, 3],
+    ]
     assert lists_of(Jagged.from_arrow(pa.array([[1], [2]], pa.large_list(pa.int64())))) == [[1], [2]]
     empty = Jagged.from_arrow(pa.chunked_array([], pa.list_(pa.int32())))
-    assert (empty.rows, empty.values.dtype) == (0, np.int32)
+    assert empty.rows == 0
+    assert empty.values.dtype == np.int32
 
 
 @pytest.mark.parametrize(

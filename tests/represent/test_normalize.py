@@ -14,13 +14,16 @@ from captionary.represent.normalize import NORMALIZER_STEPS, normalize
 # Captions that look like captions, so that the rare branches are met, beside any text at all.
 _PIECES = st.sampled_from(
     [
-        "a", "dog", "on", "sofa", "A picture of", "an image showing", "there is", "there are", "this is", "In this photo",
-        "we see", "the", ".", ",", " ,", "!!", "...", "\n", "\t", "\u00a0", "\u200b", "\x00", '"', "'", "-", "犬", "がいる",
-        "。", "कुत्ता", "\u0301", "İ", "ﬁ", "ǅ", "собака", "(", ")", "?", ":", ";", "*", "…", "’", "3.5", "12:30",
+        "a", "dog", "on", "sofa", "A picture of", "an image showing", "there is", "there are",
+        "this is", "In this photo", "we see", "the", ".", ",", " ,", "!!", "...", "\n", "\t",
+        "\u00a0", "\u200b", "\x00", '"', "'", "-", "犬", "がいる", "。", "कुत्ता", "\u0301", "İ", "ﬁ",
+        "ǅ", "собака", "(", ")", "?", ":", ";", "*", "…", "’", "3.5", "12:30",
     ]
 )  # fmt: skip
 CAPTIONS = st.one_of(
-    st.lists(_PIECES, max_size=14).map(" ".join), st.lists(_PIECES, max_size=14).map("".join), st.text(max_size=40)
+    st.lists(_PIECES, max_size=14).map(" ".join),
+    st.lists(_PIECES, max_size=14).map("".join),
+    st.text(max_size=40),
 )
 
 
@@ -77,7 +80,9 @@ def test_no_letter_of_another_script_is_lost(caption: str) -> None:
     kept = set(normalize(caption))
     letters = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", caption).lower()).lower()
     for letter in set(letters):
-        if unicodedata.category(letter).startswith("L") and not unicodedata.name(letter, "").startswith("LATIN"):
+        if unicodedata.category(letter).startswith("L") and not unicodedata.name(letter, "").startswith(
+            "LATIN"
+        ):
             assert letter in kept
 
 

@@ -41,9 +41,14 @@ def test_every_kind_fulfils_the_protocol(kind: str, tmp_path: Path) -> None:
 def test_fingerprint_follows_what_decides_the_ids(kind: str) -> None:
     fitted = make_tokenizer(TokenizerConfig(kind=kind)).fit(CORPUS)
     assert make_tokenizer(TokenizerConfig(kind=kind)).fit(CORPUS).fingerprint() == fitted.fingerprint()
-    assert make_tokenizer(TokenizerConfig(kind=kind, name="A")).fit(CORPUS).fingerprint() == fitted.fingerprint()
+    assert (
+        make_tokenizer(TokenizerConfig(kind=kind, name="A")).fit(CORPUS).fingerprint() == fitted.fingerprint()
+    )
     assert make_tokenizer(TokenizerConfig(kind=kind)).fit(CORPUS[:-1]).fingerprint() != fitted.fingerprint()
-    assert make_tokenizer(TokenizerConfig(kind=kind, oov="unk")).fit(CORPUS).fingerprint() != fitted.fingerprint()
+    assert (
+        make_tokenizer(TokenizerConfig(kind=kind, oov="unk")).fit(CORPUS).fingerprint()
+        != fitted.fingerprint()
+    )
 
 
 def test_decode_refuses_ids_that_no_token_has() -> None:
@@ -91,7 +96,9 @@ def _spoil(path: Path, **changes: object) -> None:
         ({"config": {"kind": "nope"}}, "tokenizer kind == nope"),
     ],
 )
-def test_files_of_another_making_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_files_of_another_making_are_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
     make_tokenizer(TokenizerConfig()).fit(CORPUS).save(tmp_path)
     _spoil(tmp_path / "tokenizer.json", **changes)
     with pytest.raises(CaptionaryError, match=message):
@@ -99,7 +106,7 @@ def test_files_of_another_making_are_refused(tmp_path: Path, changes: dict[str, 
 
 
 def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CaptionaryError, match="must be a file that exists.*fit the tokenizer again"):
+    with pytest.raises(CaptionaryError, match=r"must be a file that exists.*fit the tokenizer again"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CaptionaryError, match="must be readable JSON"):

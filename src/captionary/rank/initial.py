@@ -24,7 +24,8 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 
 def linear(seed: int, name: str, inputs: int, outputs: int, gain: float = 2.0) -> nn.Linear:
     """A linear layer from the stream `name`: He initialisation for gain 2 (ReLU follows), zero bias."""
-    layer = skip_init(nn.Linear, inputs, outputs)  # its own initialisation would use the caller's stream
+    # a layer that initialised itself would draw from the caller's stream of random numbers
+    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         layer.weight.copy_(normal(seed, name, (outputs, inputs), (gain / max(1, inputs)) ** 0.5))
         layer.bias.zero_()

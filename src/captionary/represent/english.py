@@ -85,8 +85,9 @@ LEMMAS: dict[str, str] = {
     "laying": "lie", "lay": "lie", "lays": "lie", "laid": "lie", "sitting": "sit", "sat": "sit",
     "seated": "sit", "playing": "play", "swinging": "swing", "hanging": "hang", "fishing": "fish",
     "standing": "stand", "parked": "parked", "shorts": "shorts", "sunglasses": "sunglasses",
-    "glasses": "glasses", "goggles": "goggles", "leaves": "leaf", "woods": "woods", "gray": "grey", "colored": "coloured",
-    "striped": "striped", "policemen": "policeman", "policewomen": "policewoman", "snowmen": "snowman",
+    "glasses": "glasses", "goggles": "goggles", "leaves": "leaf", "woods": "woods", "gray": "grey",
+    "colored": "coloured", "striped": "striped", "policemen": "policeman", "policewomen": "policewoman",
+    "snowmen": "snowman",
 }  # fmt: skip
 
 ADJECTIVES = _words(

@@ -1,1 +1,1 @@
-"""A simulated marketplace with known truth: scenes, users, a logging policy and five tasks, all from one seed."""
+"""A simulated marketplace with known truth: scenes, users, a policy and five tasks, all from one seed."""

@@ -20,7 +20,8 @@ ROLES: tuple[str, ...] = ("subject", "object", "extra", "place", "composition")
 """The columns of `Catalogue.concepts`."""
 
 _STOCK_DAYS = 30.0
-_QUALITY, _QUALITY_IN_COMMON = 0.35, 0.6  # standard deviation (logits); share of its variance in all tasks alike
+# Standard deviation, logits, and the share of its variance that all tasks have in common.
+_QUALITY, _QUALITY_IN_COMMON = 0.35, 0.6
 _REACH = 0.5
 
 
@@ -30,9 +31,9 @@ class Catalogue(NamedTuple):
     scenes: SceneTable
     mix: SceneMix
     concepts: npt.NDArray[np.int32]
-    """[I, 5] What tastes are about, by ROLES. Concepts are numbered: objects, places, then compositions; one past
-    the last stands for "no such thing"."""
+    """[I, 5] What tastes are about, by ROLES; `concept_count` stands for "no such thing"."""
     concept_count: int
+    """Concepts are numbered: objects, then places, then compositions."""
     created: npt.NDArray[np.float64]
     """[I] Days since the log began, negative for the stock."""
     quality: npt.NDArray[np.float32]
@@ -47,7 +48,7 @@ class Catalogue(NamedTuple):
 
     @property
     def prevalence(self) -> npt.NDArray[np.float64]:
-        """The chance that an item of this catalogue shows a concept, [concepts] (in a composition, for an object)."""
+        """The chance that an item shows a concept, [concepts]; in a composition, for an object."""
         shares = self.mix.composition_shares
         objects = np.zeros(len(OBJECTS) + 1)
         for column in (0, 2):
@@ -84,12 +85,12 @@ def _composition_index(scenes: SceneTable, mix: SceneMix) -> npt.NDArray[np.int6
     """Which row of `mix.compositions` each scene shows, [I]."""
 
     def key(columns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return np.ravel_multi_index(tuple(columns + 1), (len(OBJECTS) + 1,) * 3)
+        return np.asarray(np.ravel_multi_index(tuple(columns + 1), (len(OBJECTS) + 1,) * 3))
 
     known = key(mix.compositions.T.astype(np.int64))
     order = np.argsort(known)
     shown = key(np.stack([scenes.subject, scenes.relation, scenes.object]).astype(np.int64))
-    return order[np.searchsorted(known[order], shown)]
+    return np.asarray(order[np.searchsorted(known[order], shown)])
 
 
 def _arrivals(config: WorldConfig) -> npt.NDArray[np.float64]:
@@ -105,4 +106,4 @@ def _arrivals(config: WorldConfig) -> npt.NDArray[np.float64]:
 def _quality(config: WorldConfig) -> npt.NDArray[np.float32]:
     draw = generator(config.seed, Stream.QUALITY).normal(size=(config.catalogue_size, 1 + len(TASKS)))
     common, own = np.sqrt(_QUALITY_IN_COMMON), np.sqrt(1 - _QUALITY_IN_COMMON)
-    return (_QUALITY * (common * draw[:, :1] + own * draw[:, 1:])).astype(np.float32)
+    return np.asarray(_QUALITY * (common * draw[:, :1] + own * draw[:, 1:]), np.float32)

@@ -14,7 +14,7 @@ _PLACES = {
     "kitchen": "in a kitchen", "bedroom": "in a bedroom", "stage": "on a stage",
 }  # fmt: skip
 _TIMES = {"day": ("by day", ""), "sunset": ("at sunset", "at sunset"), "night": ("at night", "at night")}
-# The first wording is the commonest: greedy decoding then settles on it, while variety keeps the model robust.
+# The first wording is the commonest: greedy decoding settles on it, while variety keeps the model robust.
 RELATION_WORDINGS = {
     "on": ("on", "sitting on", "on top of"),
     "under": ("under", "beneath", "below"),
@@ -58,7 +58,7 @@ def reference_captions(scenes: SceneTable, row: int, n: int) -> list[str]:
 
 
 def facts(scenes: SceneTable, row: int) -> dict[str, object]:
-    """The truth of one scene in words: subject, count, colour, relation, object, extra, place, time (None = absent)."""
+    """The truth of one scene, column by column of `SceneTable`, in words; None for what it does not have."""
 
     def named(names: tuple[str, ...], index: int) -> str | None:
         return names[index] if index >= 0 else None

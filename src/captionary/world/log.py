@@ -5,7 +5,7 @@ Day by day and chunk by chunk, so that memory is bounded by users and items and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,9 @@ import pyarrow as pa
 from captionary.world.catalogue import Catalogue
 from captionary.world.grammar import facts
 from captionary.world.randomness import Stream, generator
-from captionary.world.responses import Context, Responses
+from captionary.world.responses import Responses
 from captionary.world.settings import WorldConfig
-from captionary.world.tasks import TASKS, TIME_SPENT
+from captionary.world.tasks import EVENTS, TASKS, TIME_SPENT
 from captionary.world.traffic import SURFACES, Visits
 from captionary.world.users import DEVICES, Users
 
@@ -28,7 +28,8 @@ START = np.datetime64("2025-01-06T00:00:00", "us")
 
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
 _DAY_US = 86_400_000_000
-_DELAY_MS = {"like": 3_000.0, "comment": 25_000.0, "share": 8_000.0, "complete": 12_000.0}  # mean, beyond a second
+# From the impression to the event: a second, and on average this much more.
+_DELAY_MS = {"like": 3_000.0, "comment": 25_000.0, "share": 8_000.0, "complete": 12_000.0}
 _TITLED = 0.3
 
 
@@ -78,12 +79,14 @@ def log_part(
 def items_table(config: WorldConfig, catalogue: Catalogue, media: Sequence[str] | None) -> pa.Table:
     """The items of the contract. Titles say nothing, and mostly are not there."""
     titled = generator(config.seed, Stream.TITLES).random(catalogue.size) < _TITLED
+    titles = [f"Post {row}" if titled[row] else None for row in range(catalogue.size)]
+    lists = [[name] for name in media] if media else [[]] * catalogue.size
     created = START + np.rint(catalogue.created * _DAY_US).astype("timedelta64[us]")
     return pa.table(
         {
             "item_id": pa.array(np.arange(catalogue.size, dtype=np.int64)),
-            "media": pa.array([[name] for name in media] if media else [[]] * catalogue.size, pa.list_(pa.string())),
-            "title": pa.array([f"Post {i}" if titled[i] else None for i in range(catalogue.size)], pa.string()),
+            "media": pa.array(lists, pa.list_(pa.string())),
+            "title": pa.array(titles, pa.string()),
             "created_at": pa.array(created, _TIMESTAMP),
         }
     )
@@ -103,23 +106,23 @@ def _events(
     times: npt.NDArray[np.datetime64],
     responses: Responses,
 ) -> pa.Table:
-    """One row per positive response of a task that leaves an event, in order of time; its value is what was watched."""
-    rows, kinds, stamps = [], [], []
+    """A row per positive response that leaves an event, in order of time; its value is the share watched."""
+    rows, stamps = [], []
     for index, task in enumerate(TASKS):
         if task.event is not None:
             done = np.flatnonzero(responses.labels[:, index])
             delay = 1_000 + rng.exponential(_DELAY_MS[task.event], len(done)).astype(np.int64)
             rows.append(done)
-            kinds.append(np.full(len(done), len(kinds), np.int8))
             stamps.append(times[done] + (delay * 1_000).astype("timedelta64[us]"))
-    row, kind, stamp = np.concatenate(rows), np.concatenate(kinds), np.concatenate(stamps)
+    kind = np.repeat(np.arange(len(EVENTS), dtype=np.int8), [len(done) for done in rows])
+    row, stamp = np.concatenate(rows), np.concatenate(stamps)
     order = np.argsort(stamp, kind="stable")
     row = row[order]
     return pa.table(
         {
             "user_id": pa.array(user[row]),
             "item_id": pa.array(item[row]),
-            "event": _words(kind[order], tuple(task.event for task in TASKS if task.event)),
+            "event": _words(kind[order], EVENTS),
             "timestamp": pa.array(stamp[order], _TIMESTAMP),
             "value": pa.array(responses.watched[row].astype(np.float64)),
         }

@@ -1,14 +1,17 @@
-"""The marketplace: everything of a world together, its log as a data set, and its users for live simulation.
+"""The marketplace: everything of a world together, its log as a data set, its users for live simulation.
 
     world = World(WorldConfig.tiny())
     world.respond(users, items, day, rng)          # closed loop: what would they do?
     make_world(WorldConfig(), Path("demo"))        # the log of a past policy, in the data contract
+
+Users, items and days are counted from 0; in the data set, users and items have these numbers as ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +27,7 @@ from captionary.world.policy import Policy
 from captionary.world.randomness import Stream, generator
 from captionary.world.responses import Context, ResponseModel, Responses
 from captionary.world.settings import WorldConfig
-from captionary.world.tasks import CONSUMPTION, EVENTS, TASKS
+from captionary.world.tasks import EVENTS, TASKS
 from captionary.world.tastes import Tastes
 from captionary.world.traffic import draw_visits, impressions_by_day
 from captionary.world.users import draw_users
@@ -61,11 +64,11 @@ class World:
         rng: np.random.Generator,
         context: Context | None = None,
     ) -> Responses:
-        """Let N users respond to N items on a day; see `ResponseModel.respond`. The log comes from here too."""
+        """Let N users respond to N items on a day, as in the log: see `ResponseModel.respond`."""
         return self.truth.respond(user_idx, item_idx, day, rng, context)
 
     def log(self) -> Iterator[LogPart]:
-        """Play the logging policy from the first day to the last; impressions come in order of time by chunks."""
+        """Play the logging policy from the first day to the last, chunk by chunk."""
         policy = Policy(self.config, self.catalogue)
         first = 0
         for day, total in enumerate(impressions_by_day(self.config)):
@@ -78,7 +81,7 @@ class World:
                 item = policy.choose(rngs[1], self.tastes, day, visits.user, visits.surface)
                 context = Context(visits.surface, visits.hour)
                 responses = self.respond(visits.user, item, day, rngs[2], context)
-                policy.observe(item, responses.labels.any(axis=1))
+                policy.observe(item, np.asarray(responses.labels.any(axis=1)))
                 yield log_part(self.config, self.users, day, part, first, visits, item, responses)
                 first += len(item)
             policy.end_day()
@@ -115,7 +118,7 @@ def make_world(config: WorldConfig, out: Path, progress: bool = False) -> Path:
     return out
 
 
-def _shards(parts: Iterator[LogPart], bar: tqdm[object]) -> Iterator[LogPart]:
+def _shards(parts: Iterator[LogPart], bar: tqdm[Any]) -> Iterator[LogPart]:
     """Parts put together until they fill a file."""
     held: list[LogPart] = []
     for part in parts:

@@ -54,7 +54,7 @@ def _content(scenes: SceneTable, row: int, damage: str | None) -> bytes:
 
 
 def _without_tables(jpeg: bytes) -> bytes:
-    """Overwrite the Huffman tables, without which no decoder can read the rest; the header stays as it was."""
+    """Overwrite a Huffman table, without which no decoder can read the rest; the header stays as it was."""
     start = jpeg.index(b"\xff\xc4") + 4
     return jpeg[:start] + b"\xee" * 17 + jpeg[start + 17 :]
 
@@ -72,5 +72,3 @@ def _bomb() -> bytes:
     rows = [packer.compress(bytes(1 + _BOMB_SIDE // 8)) for _ in range(_BOMB_SIDE)]
     pixels = b"".join([*rows, packer.flush()])
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-

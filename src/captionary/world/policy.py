@@ -1,9 +1,9 @@
-"""What the marketplace showed while the log was written: popular and recent items, and what it thought people like.
+"""What the marketplace showed while its log was written: popular, recent, and what it thought people like.
 
-    live items ──draw by reach × recency × popularity──▶ 6 candidates ──likeliest to please, with noise──▶ 1 item
+    live items ──drawn by reach × recency × popularity──▶ 6 candidates ──by taste, with noise──▶ 1 item
 
-The policy sees a part of taste only (objects and places, no compositions), so exposure is confounded with taste
-and the log is no random sample of what could have been shown.
+The policy sees a part of taste only (objects and places, no compositions), so exposure is confounded with
+taste: the log is no random sample of what could have been shown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Policy:
 
     def __init__(self, config: WorldConfig, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        # Not `semantic_strength` times nothing: at strength 0 the policy must not know tastes either.
+        # At strength 0 exposure must not follow tastes either.
         weight = config.policy_affinity * config.semantic_strength
         self._weights = np.array([weight * _FOLLOWS_TASTE[name] for name in SURFACES], np.float32)
         self._shown = np.zeros(catalogue.size)

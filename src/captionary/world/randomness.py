@@ -1,4 +1,4 @@
-"""One seed, many independent streams: each kind of entity draws from its own, so that none disturbs another."""
+"""One seed, many independent streams: each kind of entity has its own, so that none disturbs another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Stream", "generator"]
 
 
 class Stream(IntEnum):
-    """What is drawn. A number, once given, is never given to another: it would change every published world."""
+    """What is drawn. A number is never given to anything else: that would change every published world."""
 
     MIX = 0
     SCENES = 1

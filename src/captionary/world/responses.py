@@ -1,8 +1,9 @@
 """How users respond: for each task the logit of a positive response, and a draw from it.
 
-    logit = base + context (page, hour, device) + user's bias + item's quality + strength · (weights · affinity)
+    logit = base + context (page, hour, device) + user's bias + item's quality
+          + strength · (affinity to the item's objects, place, composition) · (the task's weights)
 
-One code for the log and for live simulation: what a ranker shows is answered by the very users of its training log.
+One code for the log and for live simulation: what a ranker shows is answered by the users of its log.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Responses(NamedTuple):
 
 
 class ResponseModel:
-    """The truth of a world. Its base is calibrated on a pilot, then fixed: who shows better things sees better rates."""
+    """The truth of a world. Its base is calibrated once: who shows better things then sees better rates."""
 
     def __init__(self, config: WorldConfig, catalogue: Catalogue, users: Users, tastes: Tastes) -> None:
         self._strength = config.semantic_strength
@@ -79,7 +80,9 @@ class ResponseModel:
                     high = middle
             self._base[task] = (low + high) / 2
 
-    def logits(self, user: Index, item: Index, day: int, context: Context | None = None) -> npt.NDArray[np.float64]:
+    def logits(
+        self, user: Index, item: Index, day: int, context: Context | None = None
+    ) -> npt.NDArray[np.float64]:
         """Log odds of positive responses, [N, T] float64. Without a context, those of an average one.
 
         Raises:
@@ -88,7 +91,7 @@ class ResponseModel:
         for name, index, size in (("user", user, self._users.size), ("item", item, self._catalogue.size)):
             if len(index) != len(user):
                 raise bad_value(f"{name}s", len(index), f"as many as users, {len(user)}")
-            if len(index) and not (0 <= index.min() and index.max() < size):
+            if len(index) and not (index.min() >= 0 and index.max() < size):
                 raise bad_value(name, f"{index.min()} to {index.max()}", f"0 to {size - 1}")
         result = self._base + self._users.bias[user] + self._catalogue.quality[item]
         result += self._device[self._users.device[user]]
@@ -96,7 +99,7 @@ class ResponseModel:
             result += self._surface[context.surface] + self._hour[context.hour]
         if self._strength > 0:
             result += self._strength * (self._tastes.affinity(user, item, day) @ TASTE_WEIGHTS.T)
-        return result
+        return np.asarray(result, np.float64)
 
     def respond(
         self, user: Index, item: Index, day: int, rng: np.random.Generator, context: Context | None = None
@@ -111,11 +114,11 @@ class ResponseModel:
             context: where and when; None for an average one.
 
         Raises:
-            CaptionaryError: users and items are not equally many, one of them does not exist, or `day` is negative.
+            CaptionaryError: users and items are not equally many, one does not exist, or `day` is negative.
         """
         logits = self.logits(user, item, day, context)
-        # Logistic noise: logit + noise > 0 with probability expit(logit), and how far above 0 it is says how long
-        # an item held its user.
+        # Logistic noise: logit + noise > 0 with probability expit(logit). How far above or below 0 says
+        # how long an item held its user.
         latent = logits + rng.logistic(size=logits.shape)
         seconds = LONG_SECONDS * np.exp(_SECONDS_SPREAD * latent[:, TIME_SPENT])
         seconds = np.floor(np.clip(seconds, 0.1, _LONGEST) * 10) / 10

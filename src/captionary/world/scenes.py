@@ -1,4 +1,4 @@
-"""What a scene is: one to three kinds of objects with count, colour and relation, in a place, at a time of day.
+"""What a scene is: one to three kinds of objects with count, colour, relation, in a place, at a time of day.
 
 A scene is a row of small integers (`SceneTable`), so that ten million are cheap to draw and to reason about;
 `render.py` paints it and `grammar.py` puts it into words.
@@ -114,7 +114,7 @@ class SceneTable(NamedTuple):
     """n scenes as columns of indices into the tuples above; -1 where a scene has no such part."""
 
     subject: Int
-    count: Int
+    count: Int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     """How many of the subject, 1 to 3."""
     colour: Int
     """Of the tintable one among subject and object."""
@@ -134,7 +134,7 @@ class SceneTable(NamedTuple):
 
     def take(self, rows: npt.NDArray[np.int64] | slice) -> SceneTable:
         """The scenes at `rows`."""
-        return SceneTable(*(column[rows] for column in self))
+        return SceneTable._make(column[rows] for column in self)
 
 
 class SceneMix(NamedTuple):
@@ -182,7 +182,7 @@ def draw_scenes(rng: np.random.Generator, n: int, mix: SceneMix | None = None) -
     place = rng.choice(len(PLACES), n, p=mix.place_shares)
     time = rng.choice(len(TIMES), n, p=[0.5, 0.2, 0.3])
     columns = (subject, count, colour, relation, other, extra, place, time)
-    return SceneTable(*(c.astype(np.int16) for c in columns), rng.integers(0, 2**62, n))
+    return SceneTable._make([*(c.astype(np.int16) for c in columns), rng.integers(0, 2**62, n)])
 
 
 def _all_compositions() -> Int:

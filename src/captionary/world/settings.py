@@ -20,7 +20,7 @@ class WorldConfig:
     items: int = 3_000
     """Items whose picture is sound. >= 20."""
     broken_media: int = 6
-    """Further items whose file is damaged, missing or no picture, six sorts of damage in turn. 0 to `items`."""
+    """Further items whose file is damaged, missing or no picture, by turns. 0 to `items`."""
     users: int = 4_000
     """>= 2."""
     impressions: int = 200_000
@@ -67,7 +67,7 @@ class WorldConfig:
 
     @property
     def eval_days(self) -> int:
-        """The last days of the log, whose impressions are for evaluation: an eighth, as 7:1 in the paper (§4.1)."""
+        """How many days at the end of the log are for evaluation: an eighth, 7:1 as in the paper (§4.1)."""
         return max(1, round(self.days / 8))
 
     @property
@@ -78,8 +78,8 @@ class WorldConfig:
     @classmethod
     def tiny(cls, **changes: Any) -> WorldConfig:
         """A world for tests, made in under a second: 60 items, 80 users, 2,000 impressions, 16 days."""
-        sizes = {"items": 60, "broken_media": 0, "users": 80, "impressions": 2_000, "days": 16, "compositions": 12}
-        return cls(**(sizes | changes))
+        sizes = {"items": 60, "broken_media": 0, "users": 80, "impressions": 2_000, "days": 16}
+        return cls(**(sizes | {"compositions": 12} | changes))
 
 
 def _out_of_range(name: str, value: object, low: float, high: float) -> CaptionaryError:

@@ -1,4 +1,4 @@
-"""The five tasks of the marketplace, after those of the paper (§4.1): how often, and by what, each is driven."""
+"""The five tasks of the marketplace, as in the paper (§4.1): how often users respond, and to what."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What users like: few objects, places and whole compositions each, and never quite the same from day to day.
 
-Who likes "a dog on a sofa" need not like dogs: compositions are liked for themselves. People who like one thing
-tend to like certain others: each user belongs to a community, which has its own favourites. Colours, numbers and
-times of day leave everybody cold, so that not all that a caption says matters.
+Who likes "a dog on a sofa" need not like dogs: compositions are liked for themselves. People who like one
+thing tend to like certain others: each user belongs to a community, which has its own favourites. Colours,
+numbers and times of day leave everybody cold, so that not all that a caption says matters.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _ATTENTION = {"subject": 1.0, "object": 0.7, "extra": 0.3}
 class Tastes:
     """The tastes of all users on one day, [U, concepts + 1] float32; the last column, "no such thing", is 0.
 
-    Each weight wanders about its mean m by an AR(1) process, w = m · (1 + drift · x), x' = ρ · x + √(1 − ρ²) · ε,
-    so that a day's tastes are distributed as any other's.
+    A weight wanders about its mean m by an AR(1) process: w = m · (1 + drift · x), and the next day
+    x' = ρ · x + √(1 − ρ²) · ε, so that one day's tastes are distributed as any other's.
     """
 
     def __init__(self, config: WorldConfig, catalogue: Catalogue) -> None:
@@ -56,9 +56,9 @@ class Tastes:
         rows = np.arange(config.users, dtype=np.int64)[:, None] * (catalogue.concept_count + 1)
         self._cells = rows + self._support  # of the table, flat
         self._table = np.zeros((config.users, catalogue.concept_count + 1), np.float32)
-        appeal = generator(config.seed, Stream.APPEAL).normal(0, config.shared_taste, catalogue.concept_count + 1)
-        appeal[-1] = 0.0
-        self._appeal = _parts(appeal.astype(np.float32)[catalogue.concepts])  # [I, 3]
+        appeal = np.zeros(catalogue.concept_count + 1, np.float32)  # what all users like alike
+        appeal[:-1] = generator(config.seed, Stream.APPEAL).normal(0, config.shared_taste, len(appeal) - 1)
+        self._appeal = _parts(appeal[catalogue.concepts])  # [I, 3]
         self._start()
 
     def affinity(self, user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], day: int) -> Float:
@@ -71,9 +71,8 @@ class Tastes:
         """
         self._go_to(day)
         table, width = self._table.reshape(-1), self._table.shape[1]
-        start = user.astype(np.int64) * width
-        cells = start[:, None] + self._concepts[item]  # [N, 5]
-        return _parts(table[cells]) + self._appeal[item]
+        cells = user.astype(np.int64)[:, None] * width + self._concepts[item]  # [N, 5]
+        return np.asarray(_parts(table[cells]) + self._appeal[item])
 
     def _start(self) -> None:
         self._day = 0
@@ -99,7 +98,9 @@ class Tastes:
 
     def _fill(self) -> None:
         weights = self._mean * (1 + np.float32(self._config.taste_drift) * self._wander)
-        np.put(self._table, self._cells, weights)  # a concept drawn twice keeps its last weight, each day alike
+        np.put(
+            self._table, self._cells, weights
+        )  # of a concept drawn twice the last weight counts, every day
 
 
 def _parts(weights: Float) -> Float:
@@ -109,24 +110,24 @@ def _parts(weights: Float) -> Float:
 
 
 def _supports(config: WorldConfig, catalogue: Catalogue) -> npt.NDArray[np.int64]:
-    """The concepts that each user likes, then dislikes, kind by kind, [U, K]: favourites of their community."""
+    """The concepts that each user likes, then dislikes, kind by kind, [U, K]."""
     draw = generator(config.seed, Stream.COMMUNITIES)
     spread = draw.normal(0, _COMMUNITY_SPREAD, (_COMMUNITIES, catalogue.concept_count))
     # What is shown often is liked often, or most tastes would never meet an item; what is never shown, never.
     favour = np.sqrt(catalogue.prevalence) * np.exp(spread)
-    pick = generator(config.seed, Stream.SUPPORT).random((config.users, 1 + sum(k.likes + k.dislikes for k in _KINDS)))
+    columns = 1 + sum(kind.likes + kind.dislikes for kind in _KINDS)
+    pick = generator(config.seed, Stream.SUPPORT).random((config.users, columns))
     community = (pick[:, :1] * _COMMUNITIES).astype(np.int64)
     supports, column = [], 1
     for kind, end in zip(_KINDS, (FIRST_PLACE, FIRST_COMPOSITION, catalogue.concept_count), strict=True):
         shares = np.cumsum(favour[:, kind.first : end], axis=1)
         shares /= shares[:, -1:]
         # One search for all communities: that of number g has its shares between g and g + 1.
-        width = kind.likes + kind.dislikes
-        found = np.searchsorted(
-            (shares + np.arange(_COMMUNITIES)[:, None]).ravel(), pick[:, column : column + width] + community, "right"
-        )
+        until = column + kind.likes + kind.dislikes
+        steps = (shares + np.arange(_COMMUNITIES)[:, None]).ravel()
+        found = np.searchsorted(steps, pick[:, column:until] + community, "right")
         supports.append(kind.first + np.minimum(found - community * (end - kind.first), end - kind.first - 1))
-        column += width
+        column = until
     return np.concatenate(supports, axis=1)
 
 
@@ -134,4 +135,4 @@ def _weights(config: WorldConfig) -> Float:
     """The mean weight of each taste, about 1 for a like, [U, K]."""
     signs = np.concatenate([[1.0] * kind.likes + [_DISLIKE] * kind.dislikes for kind in _KINDS])
     draw = generator(config.seed, Stream.WEIGHTS).standard_gamma(4.0, (config.users, len(signs)), np.float32)
-    return (draw * np.float32(0.25) * signs).astype(np.float32)
+    return np.asarray(draw / 4 * signs, np.float32)

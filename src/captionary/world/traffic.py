@@ -60,4 +60,5 @@ def impressions_by_day(config: WorldConfig) -> npt.NDArray[np.int64]:
     """How many impressions each day has, [days]; a fifth more on Saturdays and Sundays, the total exact."""
     weekend = np.isin(np.arange(config.days) % 7, (5, 6))  # the log begins on a Monday
     until = np.cumsum(np.where(weekend, 1.2, 1.0))
-    return np.diff(np.rint(until / until[-1] * config.impressions), prepend=0.0).astype(np.int64)
+    ends = np.rint(until / until[-1] * config.impressions).astype(np.int64)
+    return np.asarray(np.diff(ends, prepend=0))

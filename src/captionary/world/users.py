@@ -15,8 +15,9 @@ __all__ = ["DEVICES", "Users", "draw_users"]
 
 DEVICES: tuple[str, ...] = ("phone", "tablet", "desktop")
 _DEVICE_SHARES = (0.7, 0.1, 0.2)
-_BIAS, _BIAS_IN_COMMON = 0.4, 0.4  # standard deviation (logits); share of its variance in all tasks alike
-_ACTIVITY = 0.6
+# Standard deviation, logits, and the share of its variance that all tasks have in common.
+_BIAS, _BIAS_IN_COMMON = 0.4, 0.4
+_ACTIVITY = 0.6  # standard deviation of the logarithm
 
 
 class Users(NamedTuple):

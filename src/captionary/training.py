@@ -1,0 +1,134 @@
+"""Train every arm with every seed, side by side in processes of one thread each; each training is done once."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import re
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from captionary.config import to_mapping
+from captionary.evidence.arms import Arm
+from captionary.pipeline import Stages
+from captionary.stages import Stage, code_version, fingerprint, run_stage, stage_done
+
+__all__ = ["arm_folder", "train_arms"]
+
+
+def arm_folder(rankers: Path, arm: str, seed: int) -> Path:
+    """Where the ranker and the predictions of one training are."""
+    return rankers / "-".join(re.findall(r"\w+", arm)) / f"seed-{seed}"
+
+
+def train_arms(stages: Stages) -> Stage:
+    """Train what is not trained yet. The stage's facts: rows learnt from, and samples/s by arm, mean over seeds."""
+    config = stages.config
+    folder = config.folder / "rankers"
+    began = time.monotonic()
+    jobs = [(arm, seed) for arm in stages.arms.arms for seed in range(config.evidence.seeds)]
+    expected = {(arm.name, seed): _fingerprint(stages, arm, seed) for arm, seed in jobs}
+    done: dict[tuple[str, int], Stage] = {}
+    for arm, seed in jobs:
+        if found := stage_done(arm_folder(folder, arm.name, seed), expected[arm.name, seed]):
+            done[arm.name, seed] = found
+    missing = [(arm, seed) for arm, seed in jobs if (arm.name, seed) not in done]
+    if missing:
+        workers = min(config.workers, len(missing))
+        # Spawned, not forked: torch's and Arrow's threads do not survive a fork.
+        with ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(stages,)
+        ) as pool:
+            running = {
+                pool.submit(_train, arm, seed, expected[arm.name, seed]): (arm.name, seed) for arm, seed in missing
+            }
+            try:
+                with tqdm(total=len(jobs), initial=len(done), desc="train", unit="ranker") as bar:
+                    for finished in as_completed(running):
+                        done[running[finished]] = finished.result()
+                        bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    speeds: dict[str, list[float]] = {}
+    for (name, _), stage in done.items():
+        speeds.setdefault(name, []).append(stage.facts["samples_per_second"])
+    facts = {
+        "train_rows": next(iter(done.values())).facts["train_rows"],
+        "samples_per_second": {name: round(float(np.mean(found)), 1) for name, found in speeds.items()},
+    }
+    whole = fingerprint(**{f"{name} {seed}": value for (name, seed), value in expected.items()})
+    return Stage(folder, facts, whole, bool(missing), time.monotonic() - began)
+
+
+def _fingerprint(stages: Stages, arm: Arm, seed: int) -> str:
+    """Of one training: the arm's name and words are for the report, its features and inputs decide."""
+    assert stages.captions is not None
+    assert stages.profiles is not None
+    uses_tokens = arm.captions
+    return fingerprint(
+        data=stages.data,
+        split=stages.config.split,
+        visual=(stages.captions.fingerprint, stages.config.visual_dimensions) if arm.visual else None,
+        activity=to_mapping(stages.config.profiles),
+        tokens=(stages.profiles.fingerprint, stages.tokens and stages.tokens.fingerprint) if uses_tokens else None,
+        features=arm.features(),
+        ranker=to_mapping(stages.config.ranker),
+        seed=seed,
+        code=code_version("rank", "assemble.py", "represent/jagged.py", "represent/vectors.py", "represent/decay.py"),
+    )
+
+
+_stages: Stages
+
+
+def _start(stages: Stages) -> None:
+    """In each worker: one thread, for speed beside other workers and for bit-equal results."""
+    global _stages  # noqa: PLW0603 - a process pool has no other place for what its tasks share
+    import torch
+
+    torch.set_num_threads(1)
+    _stages = stages
+
+
+@functools.lru_cache(maxsize=1)
+def _shared() -> Any:
+    from captionary.assemble import ranking_data
+
+    return ranking_data(_stages)
+
+
+@functools.lru_cache(maxsize=1)
+def _data(features: Any) -> Any:
+    from captionary.assemble import with_features
+
+    return with_features(_stages, _shared(), features)
+
+
+def _train(arm: Arm, seed: int, expected: str) -> Stage:
+    from captionary.rank.checkpoint import save_ranker
+    from captionary.rank.features import FeatureSet
+    from captionary.rank.train import predict, train_ranker
+
+    features = FeatureSet(**arm.features())
+
+    def work(out: Path) -> Mapping[str, Any]:
+        data = _data(features)
+        trained = train_ranker(data, features, _stages.config.ranker, seed)
+        np.save(out / "predictions.npy", predict(trained.model, data, features))
+        save_ranker(trained.model, out / "ranker")
+        return {
+            "arm": arm.name,
+            "seed": seed,
+            "train_rows": len(data.train),
+            "samples_per_second": round(trained.samples_per_second, 1),
+            "loss": [[entry.rows, round(entry.loss, 5)] for entry in trained.log],
+        }
+
+    return run_stage(arm_folder(_stages.config.folder / "rankers", arm.name, seed), expected, work)
