@@ -6,7 +6,7 @@ import functools
 import multiprocessing
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -39,23 +39,10 @@ def train_arms(stages: Stages) -> Stage:
         if found := stage_done(arm_folder(folder, arm.name, seed), expected[arm.name, seed]):
             done[arm.name, seed] = found
     missing = [(arm, seed) for arm, seed in jobs if (arm.name, seed) not in done]
-    if missing:
-        workers = min(config.workers, len(missing))
-        # Spawned, not forked: torch's and Arrow's threads do not survive a fork.
-        with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(stages,)
-        ) as pool:
-            running = {
-                pool.submit(_train, arm, seed, expected[arm.name, seed]): (arm.name, seed) for arm, seed in missing
-            }
-            try:
-                with tqdm(total=len(jobs), initial=len(done), desc="train", unit="ranker") as bar:
-                    for finished in as_completed(running):
-                        done[running[finished]] = finished.result()
-                        bar.update()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    with tqdm(total=len(jobs), initial=len(done), desc="train", unit="ranker", disable=not missing) as bar:
+        for key, stage in _trainings(stages, missing, expected):
+            done[key] = stage
+            bar.update()
     speeds: dict[str, list[float]] = {}
     for (name, _), stage in done.items():
         speeds.setdefault(name, []).append(stage.facts["samples_per_second"])
@@ -85,6 +72,37 @@ def _fingerprint(stages: Stages, arm: Arm, seed: int) -> str:
     )
 
 
+def _trainings(
+    stages: Stages, jobs: Sequence[tuple[Arm, int]], expected: Mapping[tuple[str, int], str]
+) -> Iterator[tuple[tuple[str, int], Stage]]:
+    """Train each (arm, seed) of `jobs`; yields them as they finish."""
+    if not jobs:
+        return
+    keyed = [(arm, seed, expected[arm.name, seed]) for arm, seed in jobs]
+    workers = min(stages.config.workers, len(jobs))
+    if workers <= 1:
+        import torch
+
+        threads = torch.get_num_threads()
+        _start(stages)
+        try:
+            for arm, seed, value in keyed:
+                yield (arm.name, seed), _train(arm, seed, value)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    # Spawned, not forked: torch's and Arrow's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(stages,)) as pool:
+        running = {pool.submit(_train, *job): (job[0].name, job[1]) for job in keyed}
+        try:
+            for finished in as_completed(running):
+                yield running[finished], finished.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 _stages: Stages
 
 
@@ -95,6 +113,8 @@ def _start(stages: Stages) -> None:
 
     torch.set_num_threads(1)
     _stages = stages
+    _shared.cache_clear()
+    _data.cache_clear()
 
 
 @functools.lru_cache(maxsize=1)

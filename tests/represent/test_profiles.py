@@ -214,6 +214,24 @@ def test_the_order_of_rows_changes_nothing(rows: list[Row], reads: list[tuple[st
             assert listed(again[event], place) == listed(built[event], index)
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+@pytest.mark.parametrize("same_item", [False, True])
+def test_events_of_one_moment_are_summed_in_one_order(order: tuple[int, ...], same_item: bool) -> None:
+    """(0.1 + 0.2) + 0.3 > 0.6 == (0.3 + 0.2) + 0.1 in doubles: one of them, always."""
+    values, tokens = [0.1, 0.2, 0.3, 0.6], [2, 2, 2, 1]
+    names = ["a", "a", "a", "d"] if same_item else ["a", "b", "c", "d"]
+    rows = [Row("u0", names[index], "like", 0, values[index]) for index in order]
+    config = ProfileConfig(event_types=("like",), half_life_days=math.inf)
+    items = {names[index]: tokens[index] for index in order}  # a table of items in that order, too
+    lists = Jagged.from_lists([[token] for token in items.values()])
+    built = build_profiles(events_table(rows), reads_table([("u0", 1)]), list(items), lists, config)["like"]
+    assert built.lists.row(0).tolist() == [2, 1]
+    state = ProfileState(list(items), lists, config)
+    for row in rows:
+        state.apply(Event(*row))
+    assert plain(state.read("u0", "like", 1)) == listed(built, 0)
+
+
 @compiled
 @given(EVENTS, READS, EVENTS, TIMES)
 def test_the_future_changes_nothing(
