@@ -57,6 +57,13 @@ def test_a_file_with_unknown_figures_is_valid_too(concluded: Callable, simulatio
     assert Evidence.from_json(made.to_json()) == made
 
 
+def test_a_figure_that_is_not_a_number_is_never_written(evidence: Evidence) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dataclasses.replace(
+            evidence, tasks=(result.TaskInfo(name="t", positives=1, base_rate=float("nan"), subsets=1),)
+        ).to_json()
+
+
 def test_a_config_may_hold_paths(concluded: Callable, simulation: Callable) -> None:
     made = concluded(simulation(rows=600, users=60), config={"data": Path("world")})
     assert json.loads(made.to_json())["run"]["config"] == {"data": "world"}

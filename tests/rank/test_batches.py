@@ -7,18 +7,20 @@ ALL = FeatureSet(visual=True, tokens="A", profiles="A")
 
 
 def test_rows_are_shuffled_within_windows_of_time():
-    drawn = draw_epoch(np.arange(100, 110), seed=0, epoch=0, window=5, unseen_share=0.0)
+    drawn = draw_epoch(np.arange(100, 110), seed=0, epoch=0, window=5, unseen_users=0.0, unseen_items=1.0)
     assert sorted(drawn.order[:5]) == [100, 101, 102, 103, 104]
     assert sorted(drawn.order[5:]) == [105, 106, 107, 108, 109]
-    assert draw_epoch(np.arange(9), 0, 0, 1, 0.0).order.tolist() == list(range(9))
+    assert drawn.unseen_item.all()
+    assert not drawn.unseen_user.any()
+    assert draw_epoch(np.arange(9), 0, 0, 1, 0.0, 0.0).order.tolist() == list(range(9))
 
 
 def test_order_and_unseen_ids_depend_on_seed_and_pass():
     train = np.arange(2000)
-    first, again, other = (draw_epoch(train, seed, 0, 500, 0.02) for seed in (0, 0, 1))
+    first, again, other = (draw_epoch(train, seed, 0, 500, 0.02, 0.02) for seed in (0, 0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first.order, other.order)
-    assert not np.array_equal(first.order, draw_epoch(train, 0, 1, 500, 0.02).order)
+    assert not np.array_equal(first.order, draw_epoch(train, 0, 1, 500, 0.02, 0.02).order)
     assert 10 <= first.unseen_user.sum() <= 80
     assert not np.array_equal(first.unseen_user, first.unseen_item)
 

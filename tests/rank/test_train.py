@@ -74,3 +74,12 @@ def test_learning_rates_fall_at_the_end():
     assert [_factor(done, 0.5) for done in (0, 0.25, 0.5, 0.75)] == [1, 1, 1, 0.5]
     assert _factor(0.999, 0.0) == 1
     assert _factor(0.999, 1.0) == 0.02
+
+
+def test_ids_alone_are_enough(data, quick):
+    bare = dataclasses.replace(
+        data, context_categorical={}, context_numeric={}, item_categorical={}, item_numeric={}, visual=None,
+        item_tokens={}, profiles={}, events=(), activity=None,
+    )  # fmt: skip
+    scores = predict(train_ranker(bare, FeatureSet(), quick, seed=0).model, bare, FeatureSet())
+    assert np.isfinite(scores).all()

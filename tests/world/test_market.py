@@ -107,6 +107,7 @@ def test_the_same_config_writes_the_same_bytes_and_another_seed_others(tiny: Dat
     other = open_dataset(make_world(WorldConfig.tiny(broken_media=3, seed=1), tmp_path / "other"))
     names = ("items", "events", "impressions")
     assert not any(getattr(other, name)().equals(getattr(tiny, name)()) for name in names)
+    assert not other.impressions()["timestamp"].equals(tiny.impressions()["timestamp"])  # nor the same visits
 
 
 def test_a_log_of_many_files_is_the_same_log(

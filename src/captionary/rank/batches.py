@@ -31,11 +31,13 @@ class Epoch(NamedTuple):
     """[Ntr] whether the row shows its item's id as unseen."""
 
 
-def draw_epoch(train: Ints, seed: int, epoch: int, window: int, unseen_share: float) -> Epoch:
+def draw_epoch(
+    train: Ints, seed: int, epoch: int, window: int, unseen_users: float, unseen_items: float
+) -> Epoch:
     """Shuffle within windows of `window` rows, and choose the ids to show as unseen."""
     rng = np.random.default_rng(seed_of(seed, f"epoch {epoch}"))
     parts = [rng.permutation(train[start : start + window]) for start in range(0, len(train), window)]
-    dropped = rng.random((2, len(train))) < unseen_share
+    dropped = rng.random((2, len(train))) < np.array([[unseen_users], [unseen_items]])
     return Epoch(np.concatenate(parts), dropped[0], dropped[1])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,9 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 def linear(seed: int, name: str, inputs: int, outputs: int, gain: float = 2.0) -> nn.Linear:
     """A linear layer from the stream `name`: He initialisation for gain 2 (ReLU follows), zero bias."""
     # a layer that initialised itself would draw from the caller's stream of random numbers
-    layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():  # without numeric features a layer has no inputs, which torch warns of
+        warnings.simplefilter("ignore", UserWarning)
+        layer: nn.Linear = skip_init(nn.Linear, inputs, outputs)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         layer.weight.copy_(normal(seed, name, (outputs, inputs), (gain / max(1, inputs)) ** 0.5))
         layer.bias.zero_()

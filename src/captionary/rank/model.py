@@ -137,6 +137,9 @@ class Ranker(nn.Module):
     def _bags(self, lists: Lists) -> Tensor:
         # a mean over many tokens is short: unless normalised, its dot products vanish beside those of ids
         width = self.config.embedding_dim
+        if self.training and self.config.token_dropout:
+            kept = F.dropout(lists.weights, self.config.token_dropout)
+            lists = lists._replace(weights=kept)
         normalised = F.layer_norm(pool(self.token_table, lists), (width,))
         scaled: Tensor = normalised * (self.config.bag_scale / width**0.5)
         return scaled

@@ -56,10 +56,16 @@ class RankerConfig:
     """Rows in time order that are shuffled among themselves, >= 1; 1 keeps the order of time."""
     unseen_share: float = 0.015
     """Share of ids shown as unseen (index 0) in training, 0 <= share < 1: trains the fallback of cold ids."""
+    unseen_items: float | None = None
+    """The same for items alone, 0 to 1; None: as `unseen_share`. High where the items to rank are new: then content has
+    to carry what ids would (DropoutNet, Volkovs et al. 2017)."""
+    token_dropout: float = 0.0
+    """Share of the tokens of each list dropped in training, 0 <= share < 1: keeps lists from being learnt as ids where
+    items are few."""
     dropout: float = 0.0
     """Share of the top MLP's first hidden units dropped in training, 0 <= share < 1."""
-    sparse_rows: int = 50_000
-    """Id tables with more rows than this get sparse gradients, >= 0; the updates are the same."""
+    sparse_rows: int = 4096
+    """Id tables with more rows than this get sparse gradients, >= 0; faster beyond, same updates."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -84,6 +90,13 @@ class RankerConfig:
                 raise bad_value(name, getattr(self, name), ">= 0")
         if not 0 <= self.cooldown <= 1:
             raise bad_value("cooldown", self.cooldown, "a share from 0 to 1")
-        for name in ("unseen_share", "dropout"):
+        if self.unseen_items is not None and not 0 <= self.unseen_items <= 1:
+            raise bad_value("unseen_items", self.unseen_items, "a share from 0 to 1")
+        for name in ("unseen_share", "token_dropout", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise bad_value(name, getattr(self, name), "a share from 0 to below 1")
+
+    @property
+    def unseen_items_share(self) -> float:
+        """Share of item ids shown as unseen in training."""
+        return self.unseen_share if self.unseen_items is None else self.unseen_items

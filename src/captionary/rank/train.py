@@ -77,7 +77,9 @@ def train_ranker(data: RankingData, features: FeatureSet, config: RankerConfig, 
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):  # dropout has streams of its own; the caller's is left alone
         for epoch in range(config.epochs):
-            drawn = draw_epoch(train, seed, epoch, config.shuffle_window, config.unseen_share)
+            drawn = draw_epoch(
+                train, seed, epoch, config.shuffle_window, config.unseen_share, config.unseen_items_share
+            )
             for start in range(0, len(train), config.batch_size):
                 part = slice(start, start + config.batch_size)
                 rows = drawn.order[part]

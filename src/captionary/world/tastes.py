@@ -98,9 +98,8 @@ class Tastes:
 
     def _fill(self) -> None:
         weights = self._mean * (1 + np.float32(self._config.taste_drift) * self._wander)
-        np.put(
-            self._table, self._cells, weights
-        )  # of a concept drawn twice the last weight counts, every day
+        # Of a concept drawn twice the last weight counts, every day.
+        np.put(self._table, self._cells, weights)
 
 
 def _parts(weights: Float) -> Float:
