@@ -1,6 +1,6 @@
 """Write README's table of results from benchmarks/results/demo.json: no figure there is typed by hand.
 
-    python benchmarks/readme.py
+python benchmarks/readme.py
 """
 
 from __future__ import annotations
@@ -34,16 +34,24 @@ def table(result: dict[str, Any]) -> str:
         if arm["p_value"] is None:
             rows.append(f"| {name} | – | – | – | baseline | – | baseline |")
             continue
-        cells = [name, _percent(arm["auc_gain"]), _percent(arm["ne_gain"]), f"{arm['p_value']:.1g}", arm["verdict"]]
+        cells = [
+            name,
+            _percent(arm["auc_gain"]),
+            _percent(arm["ne_gain"]),
+            f"{arm['p_value']:.1g}",
+            arm["verdict"],
+        ]
         rows.append("| " + " | ".join([*cells, _percent(twin["auc_gain"]), twin["verdict"]]) + " |")
     oracle = demo["evidence"]["oracle"]
     run, first, second = demo["evidence"]["run"], demo["first"], demo["second"]
     rows += [
         "",
-        f"AUC gain is the relative decrease of 1 − AUC against `+visual`, mean over {len(demo['evidence']['tasks'])} tasks and "
+        f"AUC gain is the relative decrease of 1 − AUC against `+visual`, mean over "
+        f"{len(demo['evidence']['tasks'])} tasks and "
         f"{demo['evidence']['arms'][0]['seeds']} seeds; p is the paired t-test over user-disjoint subsets of "
         f"{run['eval_rows']:,} evaluation rows. The oracle, which knows the true probabilities, would gain "
-        f"{_percent(oracle['auc_gain'])}. The whole run took {first['seconds']:.0f} s and {first['peak_gb']:.1f} GB, the second "
+        f"{_percent(oracle['auc_gain'])}. The whole run took {first['seconds']:.0f} s and {first['peak_gb']:.1f} GB, "
+        f"the second "
         f"run {second['seconds']:.0f} s ({result['hardware']}; commit {result['commit']}, {result['date'][:10]}, "
         f"`{result['command']}`).",
     ]

@@ -20,7 +20,9 @@ def write_result(name: str, figures: dict[str, Any]) -> Path:
     root = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     changed = [line for line in git("status", "--porcelain").splitlines() if "benchmarks/results" not in line]
     result = {

@@ -35,7 +35,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_verbs_and_adapters_name_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_verbs_and_adapters_name_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "tokenize (did you mean that?)" in run("tokenise", "x", capsys=capsys)[2]
     code, _, err = run("data", "oassis", "--from", "x", "--out", str(tmp_path / "o"), capsys=capsys)
     assert code == 2
@@ -70,6 +72,8 @@ def test_interrupting_says_that_work_is_kept(capsys: pytest.CaptureFixture[str])
 
 
 def test_every_verb_is_in_the_docs() -> None:
-    words = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("docs/*.md"), ROOT / "README.md"])
+    words = "".join(
+        path.read_text(encoding="utf-8") for path in [*ROOT.glob("docs/*.md"), ROOT / "README.md"]
+    )
     for name in cli.commands:
         assert f"captionary {name}" in words, name

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tests.understand.fake import FakeCaptioner
 
 from captionary import pipeline
 from captionary.contract import Dataset, open_dataset
@@ -17,7 +18,6 @@ from captionary.pipeline import run
 from captionary.rank.checkpoint import load_ranker
 from captionary.settings import DataConfig, EvidenceConfig, RunConfig
 from captionary.world.settings import WorldConfig
-from tests.understand.fake import FakeCaptioner
 
 
 def config(folder: Path, **changes: object) -> RunConfig:
@@ -74,7 +74,9 @@ def test_a_second_run_redoes_nothing_and_says_so(
     before = {path: path.stat().st_mtime_ns for path in chosen.folder.rglob("*") if path.name != ".lock"}
     again(chosen, captioner)
     assert captioner.images == seen
-    assert {path: path.stat().st_mtime_ns for path in chosen.folder.rglob("*") if path.name != ".lock"} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in chosen.folder.rglob("*") if path.name != ".lock"
+    } == before
     out = capsys.readouterr()
     assert "nothing to do: every stage is up to date" in out.out
     assert out.err.count("up to date") == 6
@@ -89,13 +91,19 @@ def test_a_changed_config_redoes_what_depends_on_it(
     seen = captioner.images
     again(config(tmp_path / "runs", evidence=EvidenceConfig(seeds=1, subsets=4, cards=1)), captioner)
     lines = capsys.readouterr().err.splitlines()
-    redone = [line.split()[0] for line in lines if line.endswith(tuple("abcdefghijklmnopqrstuvwxyz")) and " s " in line]
+    redone = [
+        line.split()[0]
+        for line in lines
+        if line.endswith(tuple("abcdefghijklmnopqrstuvwxyz")) and " s " in line
+    ]
     assert "evidence" in redone
     assert not {"data", "caption", "tokenize", "train"} & set(redone)
     assert captioner.images == seen
 
 
-def test_a_lost_training_is_done_again_alone(finished: tuple[RunConfig, FakeCaptioner], tmp_path: Path) -> None:
+def test_a_lost_training_is_done_again_alone(
+    finished: tuple[RunConfig, FakeCaptioner], tmp_path: Path
+) -> None:
     """A killed run continues: of all trainings only the lost one runs, and gives the same bits."""
     chosen, captioner = finished
     shutil.copytree(chosen.runs, tmp_path / "runs")
@@ -130,7 +138,11 @@ def test_training_items_are_those_of_training_rows(
 
 def _train_items(dataset: Dataset) -> list[object]:
     table = dataset.impressions(["item_id", "split"])
-    return [i for i, part in zip(table["item_id"].to_pylist(), table["split"].to_pylist(), strict=True) if part == "train"]
+    return [
+        i
+        for i, part in zip(table["item_id"].to_pylist(), table["split"].to_pylist(), strict=True)
+        if part == "train"
+    ]
 
 
 def test_rankers_can_be_loaded(finished: tuple[RunConfig, FakeCaptioner]) -> None:
@@ -190,7 +202,9 @@ def _replace(path: Path, table: object) -> None:
     pq.write_table(table, path)
 
 
-def test_a_data_set_without_media_runs_on_ids_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_data_set_without_media_runs_on_ids_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     chosen = config(tmp_path, data=DataConfig(world=WorldConfig.tiny(pictures=False)))
     run(chosen)
     evidence = json.loads((chosen.folder / "report" / "evidence.json").read_text())

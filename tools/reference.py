@@ -63,7 +63,11 @@ def page() -> str:
     """The text of docs/configuration.md."""
     parts = [HEAD]
     for key, file, name in SECTIONS:
-        parts += [f"\n## {f'`{key}`' if key else 'The run'}\n", "| key | type | default | meaning |", "|---|---|---|---|"]
+        parts += [
+            f"\n## {f'`{key}`' if key else 'The run'}\n",
+            "| key | type | default | meaning |",
+            "|---|---|---|---|",
+        ]
         for row in fields(file, name):
             cells = [f"`{row[0]}`", f"`{row[1]}`", row[2], row[3]]
             parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

@@ -1,4 +1,4 @@
-"""What a ranker reads, gathered from the finished stages: ids, features, tokens, profiles and the rows to learn from."""
+"""What a ranker reads, gathered from the finished stages: ids, features, tokens, profiles, rows to learn from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from captionary.represent.tables import read_item_tokens, read_profiles
 from captionary.represent.tokenizers import load_tokenizer
 from captionary.represent.vectors import Whitening
 
-__all__ = ["evaluation_rows", "item_tokens", "profile_folder", "ranking_data", "training_rows", "with_features"]
+__all__ = [
+    "evaluation_rows",
+    "item_tokens",
+    "profile_folder",
+    "ranking_data",
+    "training_rows",
+    "with_features",
+]
 
 
 def ranking_data(stages: Stages) -> RankingData:
@@ -84,12 +91,12 @@ def profile_folder(profiles: Path, key: str) -> Path:
 
 
 def item_tokens(stages: Stages, key: str) -> tuple[Jagged, npt.NDArray[np.float32]]:
-    """Token lists of all items, real (key ``A``) or placebo (``A:shuffled``), and the inverse document frequencies that profiles weigh them by.
+    """Token lists of all items, real (key ``A``) or placebo (``A:shuffled:0``), and their idf, which profiles use.
 
     A placebo's frequencies are those of its own lists among training items, as the real ones' are.
     """
     assert stages.tokens is not None
-    letter, _, kind = key.partition(":")
+    letter, kind, draw = (*key.split(":"), "", "")[:3]
     folder = stages.tokens.folder / letter
     tokenizer = load_tokenizer(folder)
     tokens = read_item_tokens(folder / "item_tokens.parquet")[1]
@@ -99,7 +106,7 @@ def item_tokens(stages: Stages, key: str) -> tuple[Jagged, npt.NDArray[np.float3
         kind,  # type: ignore[arg-type]
         tokens,
         vocabulary_size=len(tokenizer.vocabulary),
-        seed=stages.config.evidence.seed,
+        seed=1000 * stages.config.evidence.seed + 10 * int(draw or 0),
     )
     return made, _idf(made, len(tokenizer.vocabulary))
 

@@ -106,7 +106,9 @@ def captioner() -> None:
 @click.option("--photos", type=_PATH, required=True, help="Folder with captions.csv and images/.")
 @click.option("--out", type=_PATH, required=True, help="Work folder; a run killed there continues.")
 @click.option("--scenes", type=int, default=16_000, show_default=True, help="World scenes to train on.")
-@click.option("--minutes", type=float, default=100.0, show_default=True, help="Wall-clock budget of training.")
+@click.option(
+    "--minutes", type=float, default=100.0, show_default=True, help="Wall-clock budget of training."
+)
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
 def captioner_train(photos: Path, out: Path, scenes: int, minutes: float, threads: int) -> None:
     """Reproduce the built-in captioner: train on photographs and world scenes, score, write OUT/checkpoint/."""
@@ -119,9 +121,13 @@ def captioner_train(photos: Path, out: Path, scenes: int, minutes: float, thread
 
 
 @captioner.command("score")
-@click.option("--photos", type=_PATH, help="Folder with captions.csv and images/; their val photographs are used.")
+@click.option(
+    "--photos", type=_PATH, help="Folder with captions.csv and images/; their val photographs are used."
+)
 @click.option("--scenes", type=int, default=1000, show_default=True, help="Unseen world scenes to caption.")
-@click.option("--checkpoint", type=_PATH, help="A folder written by `captioner train`; default: the built-in one.")
+@click.option(
+    "--checkpoint", type=_PATH, help="A folder written by `captioner train`; default: the built-in one."
+)
 @click.option("--threads", type=int, default=1, show_default=True, help="CPU threads.")
 def captioner_score(photos: Path | None, scenes: int, checkpoint: Path | None, threads: int) -> None:
     """Score a checkpoint on unseen scenes, and on held-out photographs where they are at hand."""

@@ -80,7 +80,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is typing.Literal:
         if value not in args:
-            raise bad_value(where.rsplit(": ", 1)[-1], value, nearest(str(value), map(str, args)), where=where)
+            raise bad_value(
+                where.rsplit(": ", 1)[-1], value, nearest(str(value), map(str, args)), where=where
+            )
         return value
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):

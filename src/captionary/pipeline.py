@@ -56,6 +56,7 @@ class Stages(NamedTuple):
             tokens=self.tokens.facts["letters"],
             profiles=self.tokens.facts["letters"][:1] if self.dataset.spec.event_types else [],
             placebos=self.config.evidence.placebos,
+            on_visual=self.config.evidence.on_visual,
         )
 
 
@@ -85,18 +86,21 @@ def run(config: RunConfig, last: str = "run") -> None:
             done = work(stages)
             _say(verb, done)
             fresh += [verb] if done.fresh else []
-            stages = stages._replace(**{name: done}) if name in Stages._fields else stages
+            if name in Stages._fields:
+                stages = stages._replace(**{name: done})  # type: ignore[arg-type]
             if verb == last:
                 break
         if not fresh:
             click.echo("nothing to do: every stage is up to date")
         if last in ("run", "evidence"):
-            from captionary.evidence.tables import print_tables
             from captionary.evidence.result import Evidence
+            from captionary.evidence.tables import print_tables
 
             found = config.folder / "report"
             click.echo()
-            click.echo(print_tables(Evidence.from_json((found / "evidence.json").read_text(encoding="utf-8"))))
+            click.echo(
+                print_tables(Evidence.from_json((found / "evidence.json").read_text(encoding="utf-8")))
+            )
             click.echo(f"\nreport: {found / 'index.html'}  ({time.monotonic() - began:.0f} s)")
 
 
@@ -124,9 +128,9 @@ def eval_only_items(config: RunConfig, dataset: Dataset) -> npt.NDArray[np.bool_
     return _items_of(config, dataset, "eval")
 
 
-def placebo_key(letter: str, kind: str) -> str:
-    """The key of a placebo's tokens and profiles, as `default_arms` makes it."""
-    return f"{letter}:{kind}"
+def placebo_key(letter: str, kind: str, seed: int) -> str:
+    """The key of one draw of a placebo's tokens and profiles: that of its arm, and the seed that is trained on it."""
+    return f"{letter}:{kind}" if kind == "constant" else f"{letter}:{kind}:{seed}"
 
 
 def _items_of(config: RunConfig, dataset: Dataset, part: str) -> npt.NDArray[np.bool_]:
@@ -153,7 +157,10 @@ def _world(config: RunConfig) -> Dataset:
 
 def _make_world(make: Callable[..., Path], world: Any, out: Path) -> dict[str, Any]:
     dataset = open_dataset(make(world, out / "world", progress=sys.stderr.isatty()))
-    return {"items": dataset.items(["item_id"]).num_rows, "impressions": dataset.impressions(["user_id"]).num_rows}
+    return {
+        "items": dataset.items(["item_id"]).num_rows,
+        "impressions": dataset.impressions(["user_id"]).num_rows,
+    }
 
 
 def _data_fingerprint(dataset: Dataset) -> str:
@@ -213,7 +220,10 @@ def _caption(stages: Stages) -> Stage:
 
     # What failed for the captioner's sake, not the picture's, is worth another try.
     return run_stage(
-        config.folder / "captions", expected, work, again=lambda done: "captioner_error" in done.facts["failed"]
+        config.folder / "captions",
+        expected,
+        work,
+        again=lambda done: "captioner_error" in done.facts["failed"],
     )
 
 
@@ -261,7 +271,7 @@ def _profile(stages: Stages) -> Stage:
         split=split_of(config, dataset),
         tokens=tokens.fingerprint,
         profiles=to_mapping(config.profiles),
-        placebos=[*config.evidence.placebos, config.evidence.seed],
+        placebos=[*config.evidence.placebos, config.evidence.seed, config.evidence.seeds],
         code=code_version("represent", "evidence/placebo.py"),
     )
 
@@ -278,7 +288,13 @@ def _profile(stages: Stages) -> Stage:
         )
         began = time.monotonic()
         keys = [*tokens.facts["letters"][:1]]
-        keys += [placebo_key(letter, kind) for letter in keys for kind in config.evidence.placebos]
+        # Each seed has its own draw of a placebo, so that one lucky deal cannot pass for a feature.
+        keys += [
+            placebo_key(letter, kind, seed)
+            for letter in keys
+            for kind in config.evidence.placebos
+            for seed in range(config.evidence.seeds if kind != "constant" else 1)
+        ]
         for key in keys:
             listed, idf = item_tokens(stages, key)
             built = build_profiles(events, impressions, items, listed, chosen, idf)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,14 +43,16 @@ def write_evidence(stages: Stages, out: Path) -> Mapping[str, Any]:
     rows = evaluation_rows(stages, impressions)
     chosen = impressions.take(rows)
     arms = stages.arms
+    unit = _subsets_of(stages)
     evaluation = evaluate(
         dataset.labels(chosen),
-        chosen["user_id"].to_numpy(),
+        chosen[f"{unit}_id"].to_numpy(),
         [task.name for task in dataset.spec.tasks],
         _Predictions(stages),
         arms.arms,
         _truth(stages, chosen["impression_id"]),
         subsets=config.evidence.subsets,
+        subsets_of=unit,
         seed=config.evidence.seed,
         samples_per_second=stages.rankers.facts["samples_per_second"],
     )
@@ -92,6 +94,15 @@ def _truth(stages: Stages, wanted: Any) -> npt.NDArray[np.float64] | None:
     return np.column_stack([known[task.name].to_numpy() for task in stages.dataset.spec.tasks])
 
 
+def _subsets_of(stages: Stages) -> Literal["user", "item"]:
+    """Where items are held out, the luck is in which ones: subsets then share no item."""
+    return (
+        "item"
+        if stages.dataset.spec.splits[split_of(stages.config, stages.dataset)].kind == "items"
+        else "user"
+    )
+
+
 def _run_info(stages: Stages, eval_rows: int) -> RunInfo:
     config, dataset, captions, tokens = stages.config, stages.dataset, stages.captions, stages.tokens
     assert captions is not None
@@ -108,9 +119,12 @@ def _run_info(stages: Stages, eval_rows: int) -> RunInfo:
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         train_rows=stages.rankers.facts["train_rows"],
         eval_rows=eval_rows,
+        subsets_of=_subsets_of(stages),
         users=users,
         items=dataset.items(["item_id"]).num_rows,
-        captioner=f"{captions.facts['captioner']} ({captions.facts['fingerprint']})" if captions.facts["ok"] else "",
+        captioner=f"{captions.facts['captioner']} ({captions.facts['fingerprint']})"
+        if captions.facts["ok"]
+        else "",
         tokenizers={
             letter: f"{made['kind']}, {made['vocabulary']:,} tokens ({made['fingerprint'][:12]})"
             for letter, made in tokens.facts["tokenizers"].items()
@@ -155,10 +169,11 @@ def _item_cards(stages: Stages) -> list[ItemCard]:
     spread = np.random.default_rng(config.evidence.seed).permutation(told)[: config.evidence.cards]
     failures = {reasons[row]: row for row, state in reversed(list(enumerate(status))) if state == "failed"}
     items = dataset.items()
+    folders = {letter: tokens.folder / letter for letter in tokens.facts["letters"]}
     lists = {
-        letter: (load_tokenizer(tokens.folder / letter), read_item_tokens(tokens.folder / letter / "item_tokens.parquet")[1])
-        for letter in tokens.facts["letters"]
-    }  # fmt: skip
+        letter: (load_tokenizer(folder), read_item_tokens(folder / "item_tokens.parquet")[1])
+        for letter, folder in folders.items()
+    }
     cards = []
     for row in [*sorted(spread.tolist()), *sorted(failures.values())]:
         media = [uri for uri in items["media"][row].as_py() or [] if uri]
@@ -169,7 +184,9 @@ def _item_cards(stages: Stages) -> list[ItemCard]:
                 image=dataset.media_path(media[0]) if media else None,
                 caption_raw=table["caption"][row].as_py() or "",
                 caption=table["normalized"][row].as_py() or "",
-                tokens={letter: tuple(tok.decode(listed.row(row))) for letter, (tok, listed) in lists.items()},
+                tokens={
+                    letter: tuple(tok.decode(listed.row(row))) for letter, (tok, listed) in lists.items()
+                },
                 status=status[row],
                 reason=reasons[row] or "",
             )
@@ -236,7 +253,9 @@ def _versions() -> dict[str, str]:
 def _hardware() -> str:
     name = platform.processor() or platform.machine()
     memory = ""
-    if (info := Path("/proc/cpuinfo")).exists() and (found := re.search(r"model name\s*: (.+)", info.read_text())):
+    if (info := Path("/proc/cpuinfo")).exists() and (
+        found := re.search(r"model name\s*: (.+)", info.read_text())
+    ):
         name = found[1]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"

@@ -42,6 +42,8 @@ class EvidenceConfig:
     """Trainings an arm, >= 1; seeds beyond the first measure the luck of training."""
     subsets: int = 20
     """User-disjoint parts of the evaluation rows for the paired t-test, >= 2."""
+    on_visual: bool = True
+    """Captions on top of the visual vector, as in the paper; false: on ids alone, beside it, as its rivals."""
     placebos: tuple[PlaceboKind, ...] = PLACEBOS
     """Placebo arms to run beside the real ones."""
     seed: int = 0
@@ -70,7 +72,10 @@ class RunConfig:
     visual_dimensions: int = 64
     """Principal components of the visual vector that the ranker sees, >= 1."""
     tokenizers: Mapping[str, TokenizerConfig] = field(
-        default_factory=lambda: {"A": TokenizerConfig(kind="concepts"), "B": TokenizerConfig(kind="wordpiece")}
+        default_factory=lambda: {
+            "A": TokenizerConfig(kind="concepts"),
+            "B": TokenizerConfig(kind="wordpiece"),
+        }
     )
     """Letter → tokenizer; the first carries profiles and placebos."""
     profiles: ProfileConfig = field(default_factory=ProfileConfig)

@@ -1,4 +1,4 @@
-"""Stages addressed by the fingerprint of their inputs, config and code: done once, published whole, resumed when killed."""
+"""Stages addressed by the fingerprint of inputs, config and code: done once, published whole, resumed when killed."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from captionary.config import to_mapping
-from captionary.evidence.arms import Arm
-from captionary.pipeline import Stages
+from captionary.evidence.arms import Arm, Features
+from captionary.pipeline import Stages, placebo_key
 from captionary.stages import Stage, code_version, fingerprint, run_stage, stage_done
 
 __all__ = ["arm_folder", "train_arms"]
@@ -57,18 +57,18 @@ def train_arms(stages: Stages) -> Stage:
 def _fingerprint(stages: Stages, arm: Arm, seed: int) -> str:
     """Of one training: the arm's name and words are for the report, its features and inputs decide."""
     assert stages.captions is not None
-    assert stages.profiles is not None
-    uses_tokens = arm.captions
+    assert stages.tokens is not None
     return fingerprint(
         data=stages.data,
         split=stages.config.split,
         visual=(stages.captions.fingerprint, stages.config.visual_dimensions) if arm.visual else None,
         activity=to_mapping(stages.config.profiles),
-        tokens=(stages.profiles.fingerprint, stages.tokens and stages.tokens.fingerprint) if uses_tokens else None,
+        tokens=stages.tokens.fingerprint if arm.captions else None,
+        placebo=(arm.placebo, stages.config.evidence.seed) if arm.placebo else None,
         features=arm.features(),
         ranker=to_mapping(stages.config.ranker),
         seed=seed,
-        code=code_version("rank", "assemble.py", "represent/jagged.py", "represent/vectors.py", "represent/decay.py"),
+        code=code_version("rank", "represent", "assemble.py", "evidence/placebo.py"),
     )
 
 
@@ -108,7 +108,7 @@ _stages: Stages
 
 def _start(stages: Stages) -> None:
     """In each worker: one thread, for speed beside other workers and for bit-equal results."""
-    global _stages  # noqa: PLW0603 - a process pool has no other place for what its tasks share
+    global _stages
     import torch
 
     torch.set_num_threads(1)
@@ -131,12 +131,22 @@ def _data(features: Any) -> Any:
     return with_features(_stages, _shared(), features)
 
 
+def _drawn(arm: Arm, seed: int) -> Features:
+    """The arm's features; of a placebo, the draw that belongs to the seed."""
+    features = arm.features()
+    if arm.placebo:
+        for name in ("tokens", "profiles"):
+            if key := features[name]:
+                features[name] = placebo_key(key.split(":")[0], arm.placebo, seed)
+    return features
+
+
 def _train(arm: Arm, seed: int, expected: str) -> Stage:
     from captionary.rank.checkpoint import save_ranker
     from captionary.rank.features import FeatureSet
     from captionary.rank.train import predict, train_ranker
 
-    features = FeatureSet(**arm.features())
+    features = FeatureSet(**_drawn(arm, seed))
 
     def work(out: Path) -> Mapping[str, Any]:
         data = _data(features)

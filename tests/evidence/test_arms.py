@@ -72,3 +72,14 @@ def test_an_arm_without_captions_has_no_placebo() -> None:
 def test_a_comparison_needs_something_to_compare_with() -> None:
     with pytest.raises(CaptionaryError, match=r"must be with ids or \+visual among them"):
         baseline_of([Arm(name="+tokens(A)", tokens="A")])
+
+
+def test_captions_beside_the_visual_vector_are_measured_on_ids():
+    arms = default_arms(visual=True, tokens=["A"], profiles=["A"], on_visual=False)
+    assert [arm.name for arm in arms.arms] == [
+        "ids", "+visual", "+tokens(A)", "+profiles(A)", "+tokens(A)+profiles(A)", "shuffled", "random", "constant",
+    ]  # fmt: skip
+    assert arms.baseline.name == "ids"
+    assert [arm.name for arm in arms.arms if arm.visual] == ["+visual"]
+    assert arms.headline is not None
+    assert arms.headline.name == "+tokens(A)+profiles(A)"

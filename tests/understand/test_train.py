@@ -42,7 +42,11 @@ def test_photos_reads_a_split_and_keeps_sides_out_of_mirrors(tmp_path: Path) -> 
     picture = Image.new("RGB", (4, 2))
     picture.putpixel((0, 0), (255, 0, 0))
     picture.save(tmp_path / "images" / "a.png")
-    rows = [("a.png", "A dog, on the LEFT .", "train"), ("a.png", "A dog .", "train"), ("a.png", "Other", "val")]
+    rows = [
+        ("a.png", "A dog, on the LEFT .", "train"),
+        ("a.png", "A dog .", "train"),
+        ("a.png", "Other", "val"),
+    ]
     with (tmp_path / "captions.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "caption", "split"), *rows])
     straight, mirrored = photos(tmp_path, "train"), photos(tmp_path, "train", mirrored=True)
@@ -64,7 +68,14 @@ def test_training_resumes_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyP
         vocabulary_size=120, queries=4, qformer_width=32, qformer_layers=1, qformer_heads=2,
         decoder_width=32, decoder_layers=1, decoder_heads=2, decoder_mlp=48, max_length=60,
     )  # fmt: skip
-    config = {"model": model, "pictures": (4,), "captions": (1,), "dropout": 0.0, "smoothing": 0.0, "warmup": 5}
+    config = {
+        "model": model,
+        "pictures": (4,),
+        "captions": (1,),
+        "dropout": 0.0,
+        "smoothing": 0.0,
+        "warmup": 5,
+    }
     config |= {"learning_rate": 5e-3}
     out = tmp_path / "run"
     train_captioner([data], [None], out, TrainingConfig(steps=30, **config))

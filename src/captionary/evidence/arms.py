@@ -110,6 +110,7 @@ def default_arms(
     tokens: Sequence[str],
     profiles: Collection[str],
     placebos: Sequence[PlaceboKind] = PLACEBOS,
+    on_visual: bool = True,
 ) -> Arms:
     """The arms of the paper's Table 1, the joint arm, and the placebos of the joint arm.
 
@@ -121,6 +122,8 @@ def default_arms(
         tokens: the letters of the tokenizers whose item tokens exist, the main one first; may be empty.
         profiles: the letters of the tokenizers whose user profiles exist.
         placebos: the kinds of placebo to run.
+        on_visual: whether captions come on top of the visual vector, as in the paper; else beside it, on `ids`, with
+            `+visual` as their rival.
     """
     arms = [Arm(name=IDS, feature="Ids and context", description="Ids, context and activity, no media")]
     left_out = []
@@ -129,23 +132,26 @@ def default_arms(
         arms.append(Arm(name=BASELINE, visual=True, feature="Visual features", description=words))
     else:
         left_out.append("No visual vectors, as no item has a readable picture: arms start from `ids`.")
-    prefix = BASELINE if visual else ""
+    on_visual = on_visual and visual
+    prefix = BASELINE if on_visual else ""
     if not tokens:
         left_out.append("No captions: there is no arm with tokens or profiles, and no placebo.")
         return Arms(tuple(arms), tuple(left_out))
     for letter in tokens:
         name = f"{prefix}+tokens({letter})"
         words = "Token id lists transformed from generated image caption"
-        arms.append(Arm(name=name, visual=visual, tokens=letter, feature=ITEM_FEATURE, description=words))
+        arms.append(Arm(name=name, visual=on_visual, tokens=letter, feature=ITEM_FEATURE, description=words))
     main = tokens[0]
     joint = arms[-len(tokens)]
     if main in profiles:
         words = "Aggregated token id lists based on different user engagement events"
         name = f"{prefix}+profiles({main})"
-        arms.append(Arm(name=name, visual=visual, profiles=main, feature=PROFILE_FEATURE, description=words))
+        arms.append(
+            Arm(name=name, visual=on_visual, profiles=main, feature=PROFILE_FEATURE, description=words)
+        )
         joint = Arm(
             name=f"{prefix}+tokens({main})+profiles({main})",
-            visual=visual,
+            visual=on_visual,
             tokens=main,
             profiles=main,
             feature=JOINT_FEATURE,
@@ -172,7 +178,7 @@ def placebo_of(arm: Arm, kind: PlaceboKind) -> Arm:
 
 
 def baseline_of(arms: Sequence[Arm]) -> Arm:
-    """`+visual` where it is among the arms, else the first real arm without caption features.
+    """`+visual` where captions come on top of it, else `ids`: the richest arm without captions that all others contain.
 
     Raises:
         CaptionaryError: there is no such arm.
@@ -180,6 +186,9 @@ def baseline_of(arms: Sequence[Arm]) -> Arm:
     plain = [arm for arm in arms if not arm.captions]
     if not plain:
         raise bad_value("arms", ", ".join(arm.name for arm in arms), f"with {IDS} or {BASELINE} among them")
+    captioned = [arm for arm in arms if arm.captions]
+    if captioned and not all(arm.visual for arm in captioned):
+        plain = [arm for arm in plain if not arm.visual] or plain
     return next((arm for arm in plain if arm.name == BASELINE), plain[0])
 
 

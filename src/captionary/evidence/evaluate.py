@@ -50,6 +50,7 @@ def evaluate(
     truth: npt.NDArray[np.float64] | None = None,
     *,
     subsets: int = 20,
+    subsets_of: str = "user",
     seed: int = 0,
     samples_per_second: Mapping[str, float] | None = None,
 ) -> Evaluation:
@@ -57,14 +58,16 @@ def evaluate(
 
     Args:
         labels: 0 or 1, [N, T].
-        users: the user of each row, integers or strings, [N].
+        users: the user (or item) of each row, integers or strings, [N].
         task_names: [T].
         predictions: arm name → probabilities of S trainings, [S, N, T]. Seed s of one arm is compared with
             seed s of another, so they should share their data order and initial values. Looked up once an
             arm, in the order of `arms`, so that a lazy mapping need hold one array at a time.
         arms: what is compared.
         truth: true probabilities, NaN where not known, [N, T]; None where there are none.
-        subsets: user-disjoint subsets of the paired test; fewer where there are fewer users.
+        subsets: disjoint subsets of the paired test; fewer where there are fewer users.
+        subsets_of: what `users` holds, in a word: "item" where subsets share no item, because the items are new and
+            it is their choice that luck is in.
         seed: deals the users into subsets.
         samples_per_second: arm name → training speed.
 
@@ -81,7 +84,9 @@ def evaluate(
     warnings: list[str] = []
     count = int(min(subsets, len(np.unique(users))))
     if count < subsets:
-        warnings.append(f"There are only {count} users to evaluate, so {count} subsets instead of {subsets}.")
+        warnings.append(
+            f"There are only {count} {subsets_of}s to evaluate, so {count} subsets instead of {subsets}."
+        )
     subset = comparing.subsets(users, count, seed) if count >= 2 else np.zeros(len(labels), dtype=np.int64)
     measured = {arm.name: _measure(arm.name, labels, predictions, subset) for arm in arms}
     baseline, headline = baseline_of(arms), headline_of(arms)

@@ -51,6 +51,8 @@ class RunInfo:
     """Impressions that the rankers learnt from."""
     eval_rows: int
     """Impressions that every figure here is measured on."""
+    subsets_of: Literal["user", "item"] = "user"
+    """What the subsets of the paired test do not share: users; or items, where the evaluated items are new."""
     users: int
     """Users in the data set."""
     items: int

@@ -59,7 +59,7 @@ def _judge(
     if headline is None:
         return "cannot tell", "Nothing to judge: no arm has caption features.", list(left_out)
     placebos = [arm for arm in evaluation.arms if arm.placebo]
-    figures = _figures(headline, evaluation.baseline)
+    figures = _figures(headline, evaluation.baseline, run.subsets_of)
     if headline.verdict == "gain":
         outcome, opening, remarks = _judge_gain(headline, placebos, evaluation.against_placebos)
         oracle = evaluation.oracle
@@ -108,7 +108,7 @@ def _judge_gain(
     return "gain", "Captions help", [words]
 
 
-def _figures(arm: ArmResult, baseline: str) -> str:
+def _figures(arm: ArmResult, baseline: str, unit: str) -> str:
     """What the arm does, with its interval, its p and its seeds."""
     gain = arm.auc_gain or 0.0
     size = percent(abs(gain), sign=False)
@@ -118,11 +118,11 @@ def _figures(arm: ArmResult, baseline: str) -> str:
         change = "leaves 1−AUC as it is"
     else:
         change = f"cuts 1−AUC by {size}" if gain > 0 else f"raises 1−AUC by {size}"
-    tested = "too few users for a test"
+    tested = f"too few {unit}s for a test"
     if arm.interval is not None:
         tested = (
             f"95 % interval {interval(arm.interval)}, {p_phrase(arm.p_value)} "
-            f"over {arm.subsets} user-disjoint subsets"
+            f"over {arm.subsets} {unit}-disjoint subsets"
         )
     seeds = "one seed" if arm.seeds == 1 else f"{arm.seeds_agree} of {arm.seeds} seeds agree"
     return f"{_subject(arm)} {change} against {baseline} ({tested}; {seeds})"

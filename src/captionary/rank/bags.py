@@ -14,10 +14,10 @@ __all__ = ["Lists", "pool"]
 class Lists(NamedTuple):
     """M jagged lists as tensors.
 
-        lists    [[7, 3], [], [5]]
-        values   [7, 3, 5]        int64   [nnz]
-        offsets  [0, 2, 2, 3]     int64   [M + 1]
-        weights  [.5, .5, 1.]     float32 [nnz]
+    lists    [[7, 3], [], [5]]
+    values   [7, 3, 5]        int64   [nnz]
+    offsets  [0, 2, 2, 3]     int64   [M + 1]
+    weights  [.5, .5, 1.]     float32 [nnz]
     """
 
     values: Tensor

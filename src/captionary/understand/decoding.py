@@ -7,7 +7,7 @@ caption does not depend on the batch it came in (up to ties of the floating-poin
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,14 @@ class GreedyDecoder:
     def __init__(self, llama: LlamaForCausalLM, dtype: torch.dtype = torch.float32) -> None:
         config = llama.config
         self.heads = int(config.num_attention_heads)
-        self.kv_heads = int(config.num_key_value_heads)
-        self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.heads)
+        self.kv_heads = int(config.num_key_value_heads or self.heads)
+        self.head_dim = int(getattr(config, "head_dim", 0) or config.hidden_size // self.heads)
         self.epsilon = float(config.rms_norm_eps)
         self.dtype = dtype
 
-        def own(weight: Tensor) -> Tensor:
-            return weight.detach().to(dtype).contiguous()
+        def own(weight: Any) -> Tensor:
+            tensor: Tensor = weight.detach().to(dtype).contiguous()
+            return tensor
 
         self.layers = [
             _Layer(
@@ -104,8 +105,12 @@ class GreedyDecoder:
         sine = self.sine[position : position + length]
         for layer, kept in zip(self.layers, cache, strict=True):
             normed = nn.functional.rms_norm(x, layer.input_norm.shape, layer.input_norm, self.epsilon)
-            qkv = nn.functional.linear(normed, layer.qkv).view(rows, length, -1, self.head_dim).transpose(1, 2)
-            q, k, v = qkv.split([self.heads, self.kv_heads, self.kv_heads], 1)  # [B, heads, T, head_dim]
+            qkv = (
+                nn.functional.linear(normed, layer.qkv).view(rows, length, -1, self.head_dim).transpose(1, 2)
+            )
+            q, k, v = torch.split(
+                qkv, [self.heads, self.kv_heads, self.kv_heads], 1
+            )  # [B, heads, T, head_dim]
             kept[0, :, :, position : position + length] = _rotate(k, cosine, sine)
             kept[1, :, :, position : position + length] = v
             seen = nn.functional.scaled_dot_product_attention(

@@ -1,8 +1,8 @@
 """The multimodal LLM of the paper's Figure 3: image encoder → Q-Former → LLaMA decoder.
 
-    pictures ─encoder─▶ grid [B, 49, 1280] ─Q-Former, 32 queries─▶ [B, 32, Dq] ─projection─▶ [B, 32, D] ┐
-                                                                                                        ├─LLaMA─▶ caption
-                                                                     prompt and caption tokens [B, T, D] ┘
+    pictures ─encoder─▶ grid [B, 49, 1280] ─Q-Former, 32 queries─▶ [B, 32, Dq] ─projection─▶ [B, 32, D] ─┐
+                                                                                                         ▼
+                                          prompt and caption tokens [B, T, D] ─────────────────────▶ LLaMA ─▶ caption
 
 The Q-Former is BLIP-2's (Li et al. 2023, paper ref. [10]), the decoder LLaMA-2's (ref. [5]), both from `transformers`.
 """
@@ -98,9 +98,11 @@ class MultimodalLLM(nn.Module):
                 pad_token_id=PAD,
                 bos_token_id=BOS,
                 eos_token_id=EOS,
-                attn_implementation="eager",  # a third faster than sdpa on CPU under this mask
             )
         )
+        self.decoder.set_attn_implementation(
+            "eager"
+        )  # a third faster than sdpa on CPU under the mask of `loss`
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -115,7 +117,9 @@ class MultimodalLLM(nn.Module):
         projected: Tensor = self.language_projection(answered)
         return projected
 
-    def loss(self, grid: Tensor, captions: Sequence[Sequence[Sequence[int]]], *, smoothing: float = 0.0) -> Tensor:
+    def loss(
+        self, grid: Tensor, captions: Sequence[Sequence[Sequence[int]]], *, smoothing: float = 0.0
+    ) -> Tensor:
         """Mean cross-entropy of the captions' tokens, given their pictures (BLIP-2's generative stage).
 
         The captions of one picture share its prefix in one sequence, each blind to the others:
@@ -151,7 +155,9 @@ class MultimodalLLM(nn.Module):
         partial = folder / "model.safetensors.partial"
         save_file(weights, partial, metadata={"format": "pt"})
         os.replace(partial, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(asdict(self.config) | {"facts": facts or {}}, indent=1))
+        (folder / "config.json").write_text(
+            json.dumps(asdict(self.config) | {"facts": facts or {}}, indent=1)
+        )
         self.tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "MODEL_CARD.md").write_text(card)
 
@@ -170,12 +176,16 @@ class MultimodalLLM(nn.Module):
         except CaptionaryError:
             raise
         except Exception as error:  # tokenizers and safetensors raise bare Exceptions
-            raise bad_value("captioner", str(folder), "a folder saved by Captionary", where=str(error)) from None
+            raise bad_value(
+                "captioner", str(folder), "a folder saved by Captionary", where=str(error)
+            ) from None
         model = cls(from_mapping(MultimodalConfig, raw, where=str(folder / "config.json")), tokenizer)
         missing, unexpected = model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
         wrong = [name for name in [*missing, *unexpected] if name != "decoder.lm_head.weight"]
         if wrong:
-            raise bad_value("weights", wrong[:3], "those of config.json", where=str(folder / "model.safetensors"))
+            raise bad_value(
+                "weights", wrong[:3], "those of config.json", where=str(folder / "model.safetensors")
+            )
         return model.eval()
 
 
@@ -186,7 +196,8 @@ def _pack(
 
     Returns:
         ids [B, T] and targets [B, T] (-1: nothing to tell), positions [B, Q + T] (each caption restarts after the
-        prefix) and the mask [B, 1, Q + T, Q + T]: a row may look at the prefix and at its own caption so far; as 0 or the least float).
+        prefix), and the mask [B, 1, Q + T, Q + T]: 0 where a row may look, at the prefix
+        and at its own caption so far, else the least float.
     """
     length = max(sum(len(prompt) + len(words) + 1 for words in group) for group in captions)
     ids = torch.full((len(captions), length), PAD)

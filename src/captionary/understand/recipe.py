@@ -18,7 +18,7 @@ from captionary.understand.builtin import BuiltinCaptioner
 from captionary.understand.captioner import Caption
 from captionary.understand.scores import CaptionScores, SceneRecall, caption_scores, scene_recall
 from captionary.understand.train import TrainingConfig, train_captioner
-from captionary.understand.training_data import CaptionSet, photos, scenes
+from captionary.understand.training_data import CaptionSet, photos
 
 __all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "CaptionerScore", "make_builtin", "score"]
 
@@ -47,7 +47,9 @@ class CaptionerScore(NamedTuple):
         """The scores as a table."""
         rows = [f"| scenes | {name} named | {share:.3f} |" for name, share in self.scenes._asdict().items()]
         if self.photos is not None:
-            rows += [f"| photographs | {name} | {value:.3f} |" for name, value in self.photos._asdict().items()]
+            rows += [
+                f"| photographs | {name} | {value:.3f} |" for name, value in self.photos._asdict().items()
+            ]
         return "\n".join(["| held-out pictures | score | value |", "|---|---|---|", *rows])
 
 

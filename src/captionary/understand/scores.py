@@ -46,7 +46,9 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
         from pycocoevalcap.cider.cider import Cider
     except ImportError:
         todo = "pip install 'captionary[train]'"
-        raise bad_value("pycocoevalcap", "(not installed)", "installed to score captions", todo=todo) from None
+        raise bad_value(
+            "pycocoevalcap", "(not installed)", "installed to score captions", todo=todo
+        ) from None
     if len(captions) != len(references):
         raise bad_value("captions", len(captions), f"as many as references == {len(references)}")
     told = {i: list(lines) for i, lines in enumerate(references)}

@@ -14,7 +14,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ __all__ = ["TrainingConfig", "train_captioner", "train_tokenizer"]
 class TrainingConfig:
     """How the built-in captioner is trained."""
 
-    model: MultimodalConfig = MultimodalConfig()
+    model: MultimodalConfig = field(default_factory=MultimodalConfig)
     minutes: float = 100.0
     """Wall-clock budget; the cosine schedule ends with it, or with `steps`, whichever comes first."""
     steps: int = 100_000
@@ -151,7 +151,9 @@ class _Views:
             for words in self.words
         ]
 
-    def draw(self, rng: np.random.Generator, pictures: int, captions: int) -> tuple[Tensor, list[list[list[int]]]]:
+    def draw(
+        self, rng: np.random.Generator, pictures: int, captions: int
+    ) -> tuple[Tensor, list[list[list[int]]]]:
         view = int(rng.integers(len(self.features)))
         rows = np.sort(rng.choice(len(self.features[view]), pictures, replace=False))
         groups = []

@@ -1,4 +1,4 @@
-"""What a captioner is trained on: pictures with reference captions, and the frozen encoder's features of them, cached."""
+"""What a captioner is trained on: pictures with reference captions, and cached features of the frozen encoder."""
 
 from __future__ import annotations
 
@@ -53,12 +53,16 @@ def photos(folder: Path, split: str, *, mirrored: bool = False) -> CaptionSet:
     """
     path = folder / "captions.csv"
     if not path.is_file():
-        raise bad_value("photos", str(folder), "a folder with captions.csv and images/", where="captioner train")
+        raise bad_value(
+            "photos", str(folder), "a folder with captions.csv and images/", where="captioner train"
+        )
     words: dict[str, list[str]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if missing := {"image", "caption", "split"} - set(reader.fieldnames or ()):
-            raise bad_value("columns", sorted(reader.fieldnames or ()), f"with {sorted(missing)}", where=str(path))
+            raise bad_value(
+                "columns", sorted(reader.fieldnames or ()), f"with {sorted(missing)}", where=str(path)
+            )
         for row in reader:
             said = _clean(row["caption"])
             if row["split"] == split and not (mirrored and {"left", "right"} & set(said.split())):
