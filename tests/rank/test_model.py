@@ -4,6 +4,7 @@ import torch
 from captionary.rank.batches import Source
 from captionary.rank.features import FeatureSet, Schema
 from captionary.rank.model import Ranker
+from captionary.rank.settings import RankerConfig
 
 ARMS = [
     FeatureSet(),
@@ -57,3 +58,17 @@ def test_weights_of_profiles_are_honoured(data, quick):
 def test_items_and_profiles_share_one_table(data, quick):
     model = Ranker(quick, Schema.of(data, ARMS[-1]), seed=0)
     assert [name for name, _ in model.named_parameters() if "token" in name] == ["token_table"]
+
+
+def test_dropped_tokens_change_training_alone(data):
+    """token_dropout leaves prediction as it is, and makes two training passes differ."""
+    features = FeatureSet(tokens="A", profiles="A")
+    model = Ranker(RankerConfig(token_dropout=0.5), Schema.of(data, features), seed=0)
+    batch = Source(data, features, model.mean.numpy(), model.scale.numpy()).batch(np.arange(64))
+    with torch.no_grad():
+        model.train()
+        first, second = model(batch).logits, model(batch).logits
+        model.eval()
+        third, fourth = model(batch).logits, model(batch).logits
+    assert not torch.equal(first, second)
+    assert torch.equal(third, fourth)

@@ -115,7 +115,9 @@ def train_captioner(
     saved = began = time.monotonic() - spent
     model.train()
     encoder.eval()
-    progress = 0.0
+    progress = max(
+        step / config.steps, spent / (60 * config.minutes)
+    )  # 1 where a finished run is called again
     while progress < 1:
         spent = time.monotonic() - began
         progress = max((step + 1) / config.steps, spent / (60 * config.minutes))
