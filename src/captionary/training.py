@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from captionary.config import to_mapping
 from captionary.evidence.arms import Arm, Features
 from captionary.pipeline import Stages, placebo_key
+from captionary.rank.settings import RankerConfig
 from captionary.stages import Stage, code_version, fingerprint, run_stage, stage_done
 
 __all__ = ["arm_folder", "train_arms"]
@@ -68,7 +70,7 @@ def _fingerprint(stages: Stages, arm: Arm, seed: int) -> str:
         features=arm.features(),
         ranker=to_mapping(stages.config.ranker),
         seed=seed,
-        code=code_version("rank", "represent", "assemble.py", "evidence/placebo.py"),
+        code=code_version("rank", "represent", "assemble.py", "evidence/placebo.py", "training.py"),
     )
 
 
@@ -141,6 +143,16 @@ def _drawn(arm: Arm, seed: int) -> Features:
     return features
 
 
+def _order(stages: Stages, rows: int) -> RankerConfig:
+    """The ranker's config; where timestamps are no time, rows are shuffled whole.
+
+    Ranks within users put everyone's first impressions first and leave only the most active users for the end, to whom
+    a ranker that learns in that order then bends.
+    """
+    ranker = stages.config.ranker
+    return ranker if stages.dataset.spec.clock == "time" else replace(ranker, shuffle_window=rows)
+
+
 def _train(arm: Arm, seed: int, expected: str) -> Stage:
     from captionary.rank.checkpoint import save_ranker
     from captionary.rank.features import FeatureSet
@@ -150,7 +162,7 @@ def _train(arm: Arm, seed: int, expected: str) -> Stage:
 
     def work(out: Path) -> Mapping[str, Any]:
         data = _data(features)
-        trained = train_ranker(data, features, _stages.config.ranker, seed)
+        trained = train_ranker(data, features, _order(_stages, len(data.train)), seed)
         np.save(out / "predictions.npy", predict(trained.model, data, features))
         save_ranker(trained.model, out / "ranker")
         return {
