@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 def measured(config: Path, cwd: Path) -> dict[str, float]:
     """Wall-clock seconds and peak gigabytes of one `captionary run`."""
     began = time.monotonic()
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}  # as a user would run it
     run = subprocess.Popen([sys.executable, "-m", "captionary", "run", str(config)], cwd=cwd, env=environment)
     process, peak = psutil.Process(run.pid), 0
     while run.poll() is None:
