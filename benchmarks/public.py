@@ -48,7 +48,15 @@ def main() -> None:
         key = name.split("-")[0]
         adapter, source = SOURCES[key]
         if not (work / "data" / key).exists():
-            captionary("data", adapter, "--from", str(options.data.resolve() / source), "--out", f"data/{key}", cwd=work)
+            captionary(
+                "data",
+                adapter,
+                "--from",
+                str(options.data.resolve() / source),
+                "--out",
+                f"data/{key}",
+                cwd=work,
+            )
         captionary("run", f"configs/{name}.yaml", cwd=work)
         evidence = json.loads((work / "runs" / name / "report" / "evidence.json").read_text())
         for left_out in ("fingerprints", "hardware", "command", "config"):

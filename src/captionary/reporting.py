@@ -55,6 +55,7 @@ def write_evidence(stages: Stages, out: Path) -> Mapping[str, Any]:
         subsets_of=unit,
         seed=config.evidence.seed,
         samples_per_second=stages.rankers.facts["samples_per_second"],
+        dealt=_dealt(stages),
     )
     evidence = conclude(
         evaluation, run=_run_info(stages, len(rows)), captions=_counts(stages), left_out=arms.left_out
@@ -82,6 +83,19 @@ class _Predictions(Mapping[str, npt.NDArray[np.float32]]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _dealt(stages: Stages) -> dict[str, npt.NDArray[np.float64]]:
+    """Arm → its scores under dealt captions [S, 1 + deals, T], where they were dealt."""
+    found = {}
+    for arm in stages.arms.arms:
+        folders = [
+            arm_folder(stages.config.folder / "rankers", arm.name, s)
+            for s in range(stages.config.evidence.seeds)
+        ]
+        if all((folder / "dealt.npy").exists() for folder in folders):
+            found[arm.name] = np.stack([np.load(folder / "dealt.npy") for folder in folders])
+    return found
 
 
 def _truth(stages: Stages, wanted: Any) -> npt.NDArray[np.float64] | None:

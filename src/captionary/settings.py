@@ -46,13 +46,15 @@ class EvidenceConfig:
     """Captions on top of the visual vector, as in the paper; false: on ids alone, beside it, as its rivals."""
     placebos: tuple[PlaceboKind, ...] = PLACEBOS
     """Placebo arms to run beside the real ones."""
+    deals: int = 199
+    """With a split that holds items out: how often captions are dealt anew among them, >= 0; 0 leaves the test out."""
     seed: int = 0
     """Deals users into subsets and draws the placebos."""
     cards: int = 12
     """Items shown in the report, >= 0."""
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("subsets", 2), ("cards", 0)):
+        for name, least in (("seeds", 1), ("subsets", 2), ("deals", 0), ("cards", 0)):
             if getattr(self, name) < least:
                 raise bad_value(name, getattr(self, name), f">= {least}")
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from captionary.config import to_mapping
 from captionary.evidence.arms import Arm, Features
-from captionary.pipeline import Stages, placebo_key
+from captionary.pipeline import Stages, placebo_key, split_of
 from captionary.rank.settings import RankerConfig
 from captionary.stages import Stage, code_version, fingerprint, run_stage, stage_done
 
@@ -70,7 +70,10 @@ def _fingerprint(stages: Stages, arm: Arm, seed: int) -> str:
         features=arm.features(),
         ranker=to_mapping(stages.config.ranker),
         seed=seed,
-        code=code_version("rank", "represent", "assemble.py", "evidence/placebo.py", "training.py"),
+        deals=(_deals(stages, arm), stages.config.evidence.seed),
+        code=code_version(
+            "rank", "represent", "assemble.py", "evidence/placebo.py", "evidence/deal.py", "training.py"
+        ),
     )
 
 
@@ -143,6 +146,12 @@ def _drawn(arm: Arm, seed: int) -> Features:
     return features
 
 
+def _deals(stages: Stages, arm: Arm) -> int:
+    """How often the captions of held-out items are dealt anew, see `captionary.evidence.deal`; 0: not at all."""
+    held_out = stages.dataset.spec.splits[split_of(stages.config, stages.dataset)].kind == "items"
+    return stages.config.evidence.deals if held_out and arm.tokens and not arm.placebo else 0
+
+
 def _order(stages: Stages, rows: int) -> RankerConfig:
     """The ranker's config; where timestamps are no time, rows are shuffled whole.
 
@@ -154,6 +163,7 @@ def _order(stages: Stages, rows: int) -> RankerConfig:
 
 
 def _train(arm: Arm, seed: int, expected: str) -> Stage:
+    from captionary.evidence.deal import deal_captions
     from captionary.rank.checkpoint import save_ranker
     from captionary.rank.features import FeatureSet
     from captionary.rank.train import predict, train_ranker
@@ -165,6 +175,12 @@ def _train(arm: Arm, seed: int, expected: str) -> Stage:
         trained = train_ranker(data, features, _order(_stages, len(data.train)), seed)
         np.save(out / "predictions.npy", predict(trained.model, data, features))
         save_ranker(trained.model, out / "ranker")
+        if deals := _deals(_stages, arm):
+            seed_ = _stages.config.evidence.seed
+            np.save(
+                out / "dealt.npy",
+                deal_captions(trained.model, data, features, deals=deals, seed=_stages.config.evidence.seed),
+            )
         return {
             "arm": arm.name,
             "seed": seed,

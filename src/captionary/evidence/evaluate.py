@@ -14,6 +14,7 @@ from captionary.errors import CaptionaryError, bad_value
 from captionary.evidence import compare as comparing
 from captionary.evidence.arms import Arm, baseline_of, headline_of
 from captionary.evidence.compare import Comparison, Ids, Measured, compare, measure
+from captionary.evidence.deal import dealt_test
 from captionary.evidence.result import ArmResult, Contrast, OracleResult, PerTask, TaskInfo
 
 __all__ = ["RARE", "Evaluation", "evaluate"]
@@ -53,6 +54,7 @@ def evaluate(
     subsets_of: str = "user",
     seed: int = 0,
     samples_per_second: Mapping[str, float] | None = None,
+    dealt: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> Evaluation:
     """Measure every arm on the evaluation rows and compare it with the baseline, `+visual` or `ids`.
 
@@ -70,6 +72,7 @@ def evaluate(
             it is their choice that luck is in.
         seed: deals the users into subsets.
         samples_per_second: arm name → training speed.
+        dealt: arm name → scores under dealt captions [S, 1 + deals, T], see `captionary.evidence.deal`.
 
     Raises:
         CaptionaryError: shapes that do not fit, an arm without predictions, a label that is neither 0 nor
@@ -94,7 +97,11 @@ def evaluate(
     for arm in arms:
         speed = (samples_per_second or {}).get(arm.name)
         comparison = compare(measured[arm.name], measured[baseline.name]) if arm is not baseline else None
-        results.append(_result(arm, measured[arm.name], comparison, task_names, speed))
+        result = _result(arm, measured[arm.name], comparison, task_names, speed)
+        test = dealt_test(dealt[arm.name]) if dealt and arm.name in dealt else None
+        if test is not None:
+            result = dataclasses.replace(result, dealt_gain=test[0], dealt_p_value=test[1])
+        results.append(result)
     tasks = _tasks(labels, task_names, measured[baseline.name])
     warnings += _warn(tasks, len(labels), max(len(measured[baseline.name].subset_auc[0]), 1))
     if len(measured[baseline.name].auc) == 1:

@@ -145,6 +145,11 @@ class ArmResult:
     """Seeds whose gain has the sign of the mean over subsets."""
     detectable: float | None = None
     """The AUC gain that this many subsets and seeds would find, 80 % of the time."""
+    dealt_gain: float | None = None
+    """AUC gain of the true captions over random deals of them among the evaluated items, ranker unchanged; null where
+    items are not new."""
+    dealt_p_value: float | None = None
+    """Share of random deals that score at least as high as the true captions: one-sided, over items; null as above."""
     samples_per_second: float | None
     """Training speed, rows per second; mean over seeds."""
     verdict: Literal["baseline", "gain", "loss", "no gain", "cannot tell"] = "baseline"

@@ -35,6 +35,7 @@ def conclude(
     arms = {arm.name: arm for arm in evaluation.arms}
     headline = arms[evaluation.headline] if evaluation.headline else None
     outcome, verdict, remarks = _judge(evaluation, headline, run, left_out)
+    remarks += _dealt(evaluation)
     return Evidence(
         outcome=outcome,
         verdict=verdict,
@@ -126,6 +127,21 @@ def _figures(arm: ArmResult, baseline: str, unit: str) -> str:
         )
     seeds = "one seed" if arm.seeds == 1 else f"{arm.seeds_agree} of {arm.seeds} seeds agree"
     return f"{_subject(arm)} {change} against {baseline} ({tested}; {seeds})"
+
+
+def _dealt(evaluation: Evaluation) -> list[str]:
+    """Whether the captions of new items say anything, where that was tested."""
+    tested = [arm for arm in evaluation.arms if arm.dealt_p_value is not None]
+    if not tested:
+        return []
+    said = _listed(
+        [f"{arm.name} by {percent(arm.dealt_gain)} ({p_phrase(arm.dealt_p_value)})" for arm in tested]
+    )
+    sure = any((arm.dealt_p_value or 1.0) < 0.01 for arm in tested)
+    opening = (
+        "Captions of the held-out items do say something" if sure else "What captions of held-out items say"
+    )
+    return [f"{opening}: against the same captions dealt anew among these items, 1−AUC falls in {said}."]
 
 
 def _limit(arm: ArmResult, run: RunInfo) -> list[str]:
