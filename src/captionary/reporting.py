@@ -230,7 +230,7 @@ def _profile_cards(stages: Stages, rows: npt.NDArray[np.int64], shown: int = 4) 
             ProfileCard(
                 user_id=user,
                 events={event: _words(tokenizer, p.lists, row) for event, p in built.items()},
-                as_of=f"as of {chosen['timestamp'][last[user]].as_py():%Y-%m-%d %H:%M} UTC",
+                as_of=f"{chosen['timestamp'][last[user]].as_py():%Y-%m-%d %H:%M} UTC",
                 mass={event: float(p.mass[row]) for event, p in built.items()},
             )
         )

@@ -45,7 +45,9 @@ def code_version(*parts: str) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         path = root / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.suffix not in (".py", ".j2", ".css"):
+                continue
             digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()
 

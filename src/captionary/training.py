@@ -176,11 +176,8 @@ def _train(arm: Arm, seed: int, expected: str) -> Stage:
         np.save(out / "predictions.npy", predict(trained.model, data, features))
         save_ranker(trained.model, out / "ranker")
         if deals := _deals(_stages, arm):
-            seed_ = _stages.config.evidence.seed
-            np.save(
-                out / "dealt.npy",
-                deal_captions(trained.model, data, features, deals=deals, seed=_stages.config.evidence.seed),
-            )
+            chosen = _stages.config.evidence.seed
+            np.save(out / "dealt.npy", deal_captions(trained.model, data, features, deals=deals, seed=chosen))
         return {
             "arm": arm.name,
             "seed": seed,
