@@ -24,7 +24,7 @@ SOURCES = {
     "oasis": ("oasis", "oasis"),
     "kuairand": ("kuairand", "kuairand_pure"),
 }
-CONFIGS = ("oasis", "oasis-captions", "kuairand", "movielens-cold", "movielens-warm")
+CONFIGS = ("oasis", "oasis-on-visual", "kuairand", "movielens-cold", "movielens-warm")
 
 
 def captionary(*words: str, cwd: Path) -> None:
@@ -64,7 +64,14 @@ def main() -> None:
         figures[name] = evidence
         result = write_result("public", figures)
     text = result.read_text()
-    result.write_text(text.replace(str(work), "WORK").replace(str(options.data.resolve()), "DATA"))
+    for path, name in (
+        (work, "WORK"),
+        (options.work, "WORK"),
+        (options.data.resolve(), "DATA"),
+        (options.data, "DATA"),
+    ):
+        text = text.replace(str(path), name)
+    result.write_text(text)
 
 
 if __name__ == "__main__":

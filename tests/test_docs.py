@@ -37,3 +37,6 @@ def test_readme_figures_come_from_the_result_file() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
     tool = load(ROOT / "benchmarks" / "readme.py")
     assert tool.with_table(text, figures) == text, "run python benchmarks/readme.py"
+    public = json.loads((ROOT / "benchmarks" / "results" / "public.json").read_text())
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert tool.public_page(public) == page, "run python benchmarks/readme.py"
