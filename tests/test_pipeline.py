@@ -13,6 +13,7 @@ from tests.understand.fake import FakeCaptioner
 
 from captionary import pipeline
 from captionary.contract import Dataset, open_dataset
+from captionary.errors import CaptionaryError
 from captionary.evidence.result import Evidence
 from captionary.pipeline import run
 from captionary.rank.checkpoint import load_ranker
@@ -143,6 +144,12 @@ def _train_items(dataset: Dataset) -> list[object]:
         for i, part in zip(table["item_id"].to_pylist(), table["split"].to_pylist(), strict=True)
         if part == "train"
     ]
+
+
+def test_an_unknown_stage_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(CaptionaryError, match="last == tokenise"):
+        run(config(tmp_path), "tokenise")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rankers_can_be_loaded(finished: tuple[RunConfig, FakeCaptioner]) -> None:

@@ -34,6 +34,7 @@ def test_a_relative_data_path_counts_from_the_config(tmp_path: Path) -> None:
         ("name: x\ndata: {path: a, world: {}}", "data == both"),
         ("name: x\ndata: {world: {sed: 1}}", "key == sed, must be seed (did you mean that?)"),
         ("name: a/b\ndata: {path: a}", "name == a/b, must be a plain folder name"),
+        ("name: x\ndata: {world: {}}\nsplit: cold", "split == cold, must be time"),
         ("name: x\ndata: {path: a}\nworkers: 0", "workers == 0, must be >= 1"),
         ("name: x\ndata: {path: a}\nworkers: two", "workers == two, must be of type int"),
         ("name: x\ndata: {path: a}\ntokenizers: {}", "tokenizers == (empty)"),

@@ -28,10 +28,10 @@ from captionary.settings import RunConfig
 from captionary.stages import Stage, code_version, fingerprint, locked, run_stage
 from captionary.understand.captioner import fingerprint_of
 
-__all__ = ["STAGES", "Stages", "eval_only_items", "placebo_key", "run", "split_of", "training_items"]
+__all__ = ["VERBS", "Stages", "eval_only_items", "placebo_key", "run", "split_of", "training_items"]
 
-STAGES = ("data", "caption", "tokenize", "profile", "train", "evidence")
-"""Verbs of the command line, in the order of the flow; `run` goes to the last."""
+VERBS = ("caption", "tokenize", "profile", "train", "evidence", "run")
+"""How far a run may go, in the order of the flow; `run` goes to the end, as `evidence` does."""
 
 
 class Stages(NamedTuple):
@@ -66,6 +66,8 @@ def run(config: RunConfig, last: str = "run") -> None:
     Raises:
         CaptionaryError: a bad data set, a bad config, or another process at the same run.
     """
+    if last not in VERBS:
+        raise bad_value("last", last, nearest(last, VERBS))
     began = time.monotonic()
     dataset = None if config.data.path is None else open_dataset(config.data.path)
     if dataset is not None:

@@ -94,6 +94,8 @@ class RunConfig:
                 raise bad_value(name, getattr(self, name), ">= 1")
         if not self.tokenizers:
             raise bad_value("tokenizers", "(empty)", "at least one, as `A: {kind: concepts}`")
+        if self.data.world is not None and self.split not in (None, "time"):
+            raise bad_value("split", self.split, "time, the only split of a simulated world")
         for letter in self.tokenizers:
             if not letter.isalnum():
                 raise bad_value("tokenizer", letter, "named by letters and digits, such as A")
