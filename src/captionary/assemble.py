@@ -93,7 +93,7 @@ def profile_folder(profiles: Path, key: str) -> Path:
 def item_tokens(stages: Stages, key: str) -> tuple[Jagged, npt.NDArray[np.float32]]:
     """Token lists of all items, real (key ``A``) or placebo (``A:shuffled:0``), and their idf, which profiles use.
 
-    A placebo's frequencies are those of its own lists among training items, as the real ones' are.
+    A placebo's frequencies are those of its own lists, over all items: they know of no real caption.
     """
     assert stages.tokens is not None
     letter, kind, draw = (*key.split(":"), "", "")[:3]

@@ -28,7 +28,7 @@ from captionary.settings import RunConfig
 from captionary.stages import Stage, code_version, fingerprint, locked, run_stage
 from captionary.understand.captioner import fingerprint_of
 
-__all__ = ["VERBS", "Stages", "eval_only_items", "placebo_key", "run", "split_of", "training_items"]
+__all__ = ["VERBS", "Stages", "placebo_key", "run", "split_of", "training_items"]
 
 VERBS = ("caption", "tokenize", "profile", "train", "evidence", "run")
 """How far a run may go, in the order of the flow; `run` goes to the end, as `evidence` does."""
@@ -45,6 +45,11 @@ class Stages(NamedTuple):
     tokens: Stage | None = None
     profiles: Stage | None = None
     rankers: Stage | None = None
+
+    @property
+    def holds_items_out(self) -> bool:
+        """Whether the run's split holds items out, so that those it is measured on are new."""
+        return self.dataset.spec.splits[split_of(self.config, self.dataset)].kind == "items"
 
     @property
     def arms(self) -> Arms:
@@ -121,13 +126,6 @@ def split_of(config: RunConfig, dataset: Dataset) -> str:
 def training_items(config: RunConfig, dataset: Dataset) -> npt.NDArray[np.bool_]:
     """Which items [I] occur in training impressions: what vocabularies and projections may be fitted on."""
     return _items_of(config, dataset, "train")
-
-
-def eval_only_items(config: RunConfig, dataset: Dataset) -> npt.NDArray[np.bool_]:
-    """Which items [I] are held out by the split; their events must not reach profiles. None for a split by time."""
-    if dataset.spec.splits[split_of(config, dataset)].kind != "items":
-        return np.zeros(dataset.items(["item_id"]).num_rows, bool)
-    return _items_of(config, dataset, "eval")
 
 
 def placebo_key(letter: str, kind: str, seed: int) -> str:
@@ -317,9 +315,9 @@ def _events(stages: Stages) -> pa.Table:
 
     dataset = stages.dataset
     events = dataset.events()
-    held_out = eval_only_items(stages.config, dataset)
-    if not held_out.any():
+    if not stages.holds_items_out:
         return events
+    held_out = _items_of(stages.config, dataset, "eval")
     items = dataset.items(["item_id"])["item_id"]
     return events.filter(pc.invert(pc.is_in(events["item_id"], value_set=items.filter(pa.array(held_out)))))
 

@@ -110,11 +110,7 @@ def _truth(stages: Stages, wanted: Any) -> npt.NDArray[np.float64] | None:
 
 def _subsets_of(stages: Stages) -> Literal["user", "item"]:
     """Where items are held out, the luck is in which ones: subsets then share no item."""
-    return (
-        "item"
-        if stages.dataset.spec.splits[split_of(stages.config, stages.dataset)].kind == "items"
-        else "user"
-    )
+    return "item" if stages.holds_items_out else "user"
 
 
 def _run_info(stages: Stages, eval_rows: int) -> RunInfo:

@@ -62,7 +62,7 @@ def _fingerprint(stages: Stages, arm: Arm, seed: int) -> str:
     assert stages.tokens is not None
     return fingerprint(
         data=stages.data,
-        split=stages.config.split,
+        split=split_of(stages.config, stages.dataset),
         visual=(stages.captions.fingerprint, stages.config.visual_dimensions) if arm.visual else None,
         activity=to_mapping(stages.config.profiles),
         tokens=stages.tokens.fingerprint if arm.captions else None,
@@ -148,8 +148,8 @@ def _drawn(arm: Arm, seed: int) -> Features:
 
 def _deals(stages: Stages, arm: Arm) -> int:
     """How often the captions of held-out items are dealt anew, see `captionary.evidence.deal`; 0: not at all."""
-    held_out = stages.dataset.spec.splits[split_of(stages.config, stages.dataset)].kind == "items"
-    return stages.config.evidence.deals if held_out and arm.tokens and not arm.placebo else 0
+    dealt = stages.holds_items_out and arm.tokens and not arm.placebo
+    return stages.config.evidence.deals if dealt else 0
 
 
 def _order(stages: Stages, rows: int) -> RankerConfig:

@@ -65,7 +65,7 @@ def verdict(
                 p_value=1e-4,
                 interval=None,
                 verdict=outcome,
-            )  # type: ignore
+            )
             for name, outcome in (contrasts or {}).items()
         ),
         oracle=None if oracle is None else OracleResult(auc={}, ne={}, auc_gain=oracle, ne_gain=None),

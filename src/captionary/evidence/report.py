@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +13,7 @@ from captionary.errors import bad_value
 from captionary.evidence import formats, plots, tables
 from captionary.evidence.cards import ItemCard, ProfileCard, thumbnail
 from captionary.evidence.result import Evidence
+from captionary.publish import atomic_file
 
 __all__ = ["ReportFiles", "render", "write_report"]
 
@@ -48,7 +47,8 @@ def write_report(
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         for path, text in zip(files, texts, strict=True):
-            _publish(path, text)
+            with atomic_file(path) as file:
+                file.write(text.encode())
     except OSError as error:
         raise bad_value("report folder", str(out_dir), "a folder to write to", where=error.strerror) from None
     return files
@@ -135,19 +135,3 @@ def _sized(card: ProfileCard) -> tuple[ProfileCard, list[tuple[str, float, list[
         ]
         events.append((event, float(card.mass.get(event, 0.0)), sized))
     return card, events
-
-
-def _publish(path: Path, text: str) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.chmod(0o644)  # mkstemp keeps its files private
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

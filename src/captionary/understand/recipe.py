@@ -19,6 +19,7 @@ from captionary.understand.captioner import Caption
 from captionary.understand.scores import CaptionScores, SceneRecall, caption_scores, scene_recall
 from captionary.understand.train import TrainingConfig, train_captioner
 from captionary.understand.training_data import CaptionSet, photos
+from captionary.understand.training_data import scenes as scene_set
 
 __all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "CaptionerScore", "make_builtin", "score"]
 
@@ -59,11 +60,10 @@ class _Captions(Protocol):
 
 def score(captioner: _Captions, photo_folder: Path | None, *, scenes: int = 1000) -> CaptionerScore:
     """Caption held-out scenes, and the ``val`` photographs of a folder where one is given, and score the captions."""
-    from captionary.understand.training_data import scenes as draw
     from captionary.world.grammar import facts
     from captionary.world.scenes import draw_scenes
 
-    held_out = draw(scenes, HELD_OUT_SEED)
+    held_out = scene_set(scenes, HELD_OUT_SEED)
     table = draw_scenes(np.random.default_rng(HELD_OUT_SEED), scenes)
     recall = scene_recall(_captions(captioner, held_out), [facts(table, row) for row in range(scenes)])
     if photo_folder is None:
@@ -74,10 +74,9 @@ def score(captioner: _Captions, photo_folder: Path | None, *, scenes: int = 1000
 
 def make_builtin(photo_folder: Path, out: Path, *, scenes: int, minutes: float) -> CaptionerScore:
     """Train the built-in captioner, score it, and write ``out/checkpoint`` with its model card."""
-    from captionary.understand.training_data import scenes as draw
 
     config = TrainingConfig(minutes=minutes)
-    sets = [photos(photo_folder, "train"), draw(scenes, TRAINING_SEED)]
+    sets = [photos(photo_folder, "train"), scene_set(scenes, TRAINING_SEED)]
     mirrored = [photos(photo_folder, "train", mirrored=True), None]
     model = train_captioner(sets, mirrored, out, config)
     folder = out / "checkpoint"
