@@ -31,7 +31,7 @@ def model(tokenizer: Tokenizer) -> MultimodalLLM:
 
 def test_captions_of_one_picture_do_not_see_each_other(model: MultimodalLLM, tokenizer: Tokenizer) -> None:
     """The packed loss equals the mean of the captions' losses taken one at a time."""
-    grid = torch.randn(2, 49, 1280)
+    grid = torch.randn(2, 49, 1728)
     groups = [[tokenizer.encode(line).ids for line in WORDS[:2]], [tokenizer.encode(WORDS[2]).ids]]
     with torch.inference_mode():
         packed = model.loss(grid, groups)
@@ -44,10 +44,22 @@ def test_captions_of_one_picture_do_not_see_each_other(model: MultimodalLLM, tok
     assert float(packed) == pytest.approx(total / count, rel=1e-4)
 
 
+def test_weights_apply_to_each_captions_own_tokens(model: MultimodalLLM, tokenizer: Tokenizer) -> None:
+    """Weights (2, -1) of two captions: two times the loss of the first less that of the second, by their tokens."""
+    first, second = (tokenizer.encode(line).ids for line in WORDS[:2])
+    grid = torch.randn(1, 49, 1728)
+    with torch.inference_mode():
+        both = model.loss(grid, [[first, second]], weights=torch.tensor([[2.0, -1.0]]))
+        alone = [float(model.loss(grid, [[line]])) for line in (first, second)]
+    n, m = len(first) + 1, len(second) + 1
+    assert float(both) == pytest.approx((2 * alone[0] * n - alone[1] * m) / (n + m), abs=1e-5)
+
+
 def test_packing_restarts_positions_and_tells_the_next_token() -> None:
-    ids, targets, positions, mask = _pack([[[7, 8], [9]]], [BOS], 2, torch.device("cpu"))
+    ids, targets, owner, positions, mask = _pack([[[7, 8], [9]]], [BOS], 2, torch.device("cpu"))
     assert ids.tolist() == [[BOS, 7, 8, EOS, BOS, 9, EOS]]
     assert targets.tolist() == [[7, 8, EOS, -1, 9, EOS, -1]]
+    assert owner.tolist() == [[0, 0, 0, 0, 1, 1, 1]]
     assert positions.tolist() == [[0, 1, 2, 3, 4, 5, 2, 3, 4]]
     sees = mask[0, 0] == 0
     assert sees[6].tolist() == [True, True, False, False, False, False, True, False, False]
@@ -84,7 +96,7 @@ def test_decoding_equals_transformers_generate() -> None:
 
 
 def test_a_caption_does_not_depend_on_its_batch(model: MultimodalLLM) -> None:
-    grid = torch.randn(8, 49, 1280)
+    grid = torch.randn(8, 49, 1728)
     decoder = GreedyDecoder(model.decoder)
     with torch.inference_mode():
         prefix = model.visual_prefix(grid)
@@ -105,7 +117,7 @@ def test_saving_and_loading_gives_the_same_captioner(model: MultimodalLLM, tmp_p
     model.save(tmp_path, "card", {"scores": 1})
     loaded = MultimodalLLM.load(tmp_path)
     assert loaded.config == model.config
-    grid = torch.randn(1, 49, 1280)
+    grid = torch.randn(1, 49, 1728)
     with torch.inference_mode():
         torch.testing.assert_close(
             loaded.visual_prefix(grid), model.visual_prefix(grid), atol=2e-2, rtol=2e-2

@@ -44,7 +44,7 @@ class BuiltinCaptioner:
         self.max_new_tokens = max_new_tokens
         model = MultimodalLLM.load(checkpoint)
         self.image_size = model.encoder.size
-        self.vector_size = model.encoder.width
+        self.vector_size = model.encoder.head_width
         seen = hashlib.blake2b(digest_size=12)
         for name, tensor in sorted(model.encoder.state_dict().items()):
             seen.update(name.encode() + tensor.numpy().tobytes())
@@ -76,8 +76,8 @@ class BuiltinCaptioner:
         read = self._model.config.queries + len(prompt)
         for start in range(0, len(images), self.batch_size):
             pixels = to_pixels(images[start : start + self.batch_size], self.image_size)
-            grid = self._encoder(pixels.to(self._dtype)).float()  # [B, 49, 1280]
-            vectors.append(grid.mean(1).numpy())
+            grid = self._encoder(pixels.to(self._dtype)).float()  # [B, 49, 1728]
+            vectors.append(self._encoder.pool(grid).numpy())
             prefix = self._model.visual_prefix(grid)
             lines = self._decoder.decode(prefix, prompt, EOS, self.max_new_tokens)
             for line, text in zip(lines, self._model.tokenizer.decode_batch(lines), strict=True):

@@ -67,7 +67,16 @@ class GreedyDecoder:
         self.cosine, self.sine = cosine[0].to(dtype), sine[0].to(dtype)  # [P, head_dim]
 
     @torch.inference_mode()
-    def decode(self, prefix: Tensor, prompt: list[int], end: int, max_new_tokens: int) -> list[list[int]]:
+    def decode(
+        self,
+        prefix: Tensor,
+        prompt: list[int],
+        end: int,
+        max_new_tokens: int,
+        *,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[list[int]]:
         """Caption ids of each row, without the end token.
 
         Args:
@@ -75,7 +84,15 @@ class GreedyDecoder:
             prompt: ids that open every caption.
             end: id of the end token.
             max_new_tokens: at which a caption is cut, ≥ 1.
+            temperature: 0 takes the likeliest token; above, tokens are drawn at that temperature, from `generator`.
         """
+
+        def choose(logits: Tensor) -> Tensor:
+            if temperature > 0:  # Gumbel's trick
+                noise = torch.empty(logits.shape).exponential_(generator=generator)
+                logits = logits.float() / temperature - noise.log()
+            return logits.argmax(-1)
+
         rows = len(prefix)
         words = self.embedding[torch.tensor(prompt)].expand(rows, -1, -1)
         x = torch.cat([prefix.to(self.dtype), words], 1)  # [B, Q + P, D]
@@ -84,7 +101,7 @@ class GreedyDecoder:
         shape = (len(self.layers), 2, rows, self.kv_heads, room, self.head_dim)
         cache = torch.empty(shape, dtype=self.dtype)
         causal = torch.ones(start, start, dtype=torch.bool).tril()
-        token = self._advance(x, cache, 0, causal)
+        token = choose(self._advance(x, cache, 0, causal))
         captions: list[list[int]] = [[] for _ in range(rows)]
         alive = torch.arange(rows)
         for position in range(start, room):
@@ -95,11 +112,11 @@ class GreedyDecoder:
                 break
             if not going.all():  # drop finished rows
                 alive, token, cache = alive[going], token[going], cache[:, :, going]
-            token = self._advance(self.embedding[token][:, None], cache, position, None)
+            token = choose(self._advance(self.embedding[token][:, None], cache, position, None))
         return captions
 
     def _advance(self, x: Tensor, cache: Tensor, position: int, mask: Tensor | None) -> Tensor:
-        """Run tokens x [B, T, D] at `position`, extend the cache in place, and return the next ids [B]."""
+        """Run tokens x [B, T, D] at `position`, extend the cache in place; logits of the next token [B, V]."""
         rows, length, _ = x.shape
         cosine = self.cosine[position : position + length]
         sine = self.sine[position : position + length]
@@ -125,7 +142,7 @@ class GreedyDecoder:
             gate, up = nn.functional.linear(normed, layer.gate_up).chunk(2, -1)
             x = x + nn.functional.linear(nn.functional.silu(gate) * up, layer.down)
         last = nn.functional.rms_norm(x[:, -1], self.norm.shape, self.norm, self.epsilon)
-        return nn.functional.linear(last, self.head).argmax(-1)
+        return nn.functional.linear(last, self.head)
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

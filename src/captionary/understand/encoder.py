@@ -7,7 +7,8 @@ needed to train a captioner, not to run one: the shipped checkpoint holds the en
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,10 @@ _STAGES = (
     (3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3),
     (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1),
 )  # fmt: skip
+_UPPER = sum(repeats for *_, repeats in _STAGES[:5])
+"""The first block of stride 32."""
+_FINE_SCALE = 16.0
+"""Divides the finer features, whose standard deviation is 6.5, to that of the head's."""
 
 
 class _Block(nn.Module):
@@ -47,10 +52,23 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Pictures to a grid of features: [B, 3, 224, 224] → [B, 49, 1280]."""
+    """Pictures to a grid of features: [B, 3, 224, 224] → [B, 49, 1728].
+
+    Each cell of the 7 × 7 grid holds the 1,280 features of the network's head and, since small things are lost at that
+    stride, the 112 features of each of the four finer cells below it:
+
+        pixels ─lower─▶ [B, 112, 14, 14] ─┬─upper blocks, head─▶ [B, 49, 1280] ─┬─▶ [B, 49, 1728]
+                                          └────────2 × 2 folded─▶ [B, 49, 448] ─┘
+
+    `lower` is kept as it was pretrained; `upper` may be trained along with a captioner.
+    """
 
     grid = 7
-    width = 1280
+    head_width = 1280
+    """Features of the head: the mean of these over the cells is the visual vector of a picture."""
+    fine_shape = (112, 14, 14)
+    """Of `lower`'s output, per picture."""
+    width = head_width + 4 * fine_shape[0]
     size = 224
 
     def __init__(self) -> None:
@@ -62,13 +80,30 @@ class EfficientNetLite0(nn.Module):
                 blocks.append(_Block(width, out, kernel, stride if repeat == 0 else 1, expansion))
                 width = out
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Conv2d(width, self.width, 1)
+        self.head = nn.Conv2d(width, self.head_width, 1)
+
+    def lower(self, pixels: Tensor) -> Tensor:
+        """The stages up to stride 16: [B, 3, 224, 224] → [B, 112, 14, 14]."""
+        fine: Tensor = self.blocks[:_UPPER](nn.functional.relu6(self.stem(pixels)))
+        return fine
+
+    def upper(self, fine: Tensor) -> Tensor:
+        """The rest: [B, 112, 14, 14] → features of each grid cell, row by row, [B, 49, 1728]."""
+        coarse = nn.functional.relu6(self.head(self.blocks[_UPPER:](fine)))
+        folded = nn.functional.pixel_unshuffle(fine, fine.shape[-1] // self.grid) / _FINE_SCALE
+        return torch.cat([coarse, folded], 1).flatten(2).transpose(1, 2)
+
+    def upper_parameters(self) -> Iterator[nn.Parameter]:
+        """What `upper` multiplies with."""
+        return chain(self.blocks[_UPPER:].parameters(), self.head.parameters())
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features of each grid cell, row by row: [B, grid², width]."""
-        x = nn.functional.relu6(self.stem(pixels))
-        x = nn.functional.relu6(self.head(self.blocks(x)))
-        return x.flatten(2).transpose(1, 2)
+        return self.upper(self.lower(pixels))
+
+    def pool(self, grid: Tensor) -> Tensor:
+        """The visual vector of each picture: the mean of the head's features, [B, 49, 1728] → [B, 1280]."""
+        return grid[..., : self.head_width].mean(1)
 
 
 def to_pixels(images: Sequence[Image.Image], size: int = EfficientNetLite0.size) -> Tensor:

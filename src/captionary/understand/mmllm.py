@@ -1,6 +1,6 @@
 """The multimodal LLM of the paper's Figure 3: image encoder → Q-Former → LLaMA decoder.
 
-    pictures ─encoder─▶ grid [B, 49, 1280] ─Q-Former, 32 queries─▶ [B, 32, Dq] ─projection─▶ [B, 32, D] ─┐
+    pictures ─encoder─▶ grid [B, 49, 1728] ─Q-Former, 32 queries─▶ [B, 32, Dq] ─projection─▶ [B, 32, D] ─┐
                                                                                                          ▼
                                           prompt and caption tokens [B, T, D] ─────────────────────▶ LLaMA ─▶ caption
 
@@ -110,7 +110,7 @@ class MultimodalLLM(nn.Module):
         return [BOS, *self.tokenizer.encode(self.config.prompt, add_special_tokens=False).ids]
 
     def visual_prefix(self, grid: Tensor) -> Tensor:
-        """What the decoder sees of each picture: grid [B, 49, 1280] → [B, queries, decoder_width]."""
+        """What the decoder sees of each picture: grid [B, 49, 1728] → [B, queries, decoder_width]."""
         seen = self.grid_norm(self.grid_projection(grid)) + self.grid_position
         queries = self.query.expand(len(grid), -1, -1)
         answered = self.qformer(query_embeds=queries, encoder_hidden_states=seen).last_hidden_state
@@ -118,7 +118,12 @@ class MultimodalLLM(nn.Module):
         return projected
 
     def loss(
-        self, grid: Tensor, captions: Sequence[Sequence[Sequence[int]]], *, smoothing: float = 0.0
+        self,
+        grid: Tensor,
+        captions: Sequence[Sequence[Sequence[int]]],
+        *,
+        smoothing: float = 0.0,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Mean cross-entropy of the captions' tokens, given their pictures (BLIP-2's generative stage).
 
@@ -127,11 +132,14 @@ class MultimodalLLM(nn.Module):
             [q1 … q32][bos a dog eos][bos one dog eos][pad]
 
         Args:
-            grid: encoder features, [B, 49, 1280].
+            grid: encoder features, [B, 49, 1728].
             captions: per picture, its captions' token ids without special tokens.
             smoothing: label smoothing, 0 to 1.
+            weights: one factor a caption, [B, captions a picture], on all of its tokens; negative ones make it rarer.
         """
-        ids, targets, positions, mask = _pack(captions, self.prompt_ids, self.config.queries, grid.device)
+        ids, targets, owner, positions, mask = _pack(
+            captions, self.prompt_ids, self.config.queries, grid.device
+        )
         prefix = self.visual_prefix(grid)  # [B, Q, D]
         words = self.decoder.get_input_embeddings()(ids)  # [B, T, D]
         hidden = self.decoder.model(
@@ -142,7 +150,11 @@ class MultimodalLLM(nn.Module):
         ).last_hidden_state[:, self.config.queries :]
         told = targets >= 0
         logits = self.decoder.lm_head(hidden[told])  # only where a token is to be told: [n, V]
-        return nn.functional.cross_entropy(logits.float(), targets[told], label_smoothing=smoothing)
+        if weights is None:
+            return nn.functional.cross_entropy(logits.float(), targets[told], label_smoothing=smoothing)
+        lost = nn.functional.cross_entropy(logits.float(), targets[told], reduction="none")
+        row = told.nonzero()[:, 0]
+        return (lost * weights.to(lost.device)[row, owner[told]]).mean()
 
     def save(self, folder: Path, card: str, facts: dict[str, Any] | None = None) -> None:
         """Write config.json, model.safetensors (float16), tokenizer.json and the model card to `folder`."""
@@ -191,12 +203,12 @@ class MultimodalLLM(nn.Module):
 
 def _pack(
     captions: Sequence[Sequence[Sequence[int]]], prompt: list[int], queries: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Lay each picture's captions behind one prefix.
 
     Returns:
-        ids [B, T] and targets [B, T] (-1: nothing to tell), positions [B, Q + T] (each caption restarts after the
-        prefix), and the mask [B, 1, Q + T, Q + T]: 0 where a row may look, at the prefix
+        ids [B, T], targets [B, T] (-1: nothing to tell), the number of the caption that a token belongs to [B, T],
+        positions [B, Q + T] (each caption restarts after the prefix), and the mask [B, 1, Q + T, Q + T]: 0 where a row may look, at the prefix
         and at its own caption so far, else the least float.
     """
     length = max(sum(len(prompt) + len(words) + 1 for words in group) for group in captions)
@@ -219,4 +231,5 @@ def _pack(
     own = (segment[:, None, :] == 0) | (segment[:, :, None] == segment[:, None, :])
     # Additive, since eager attention would take a boolean mask for numbers.
     mask = torch.zeros(causal.shape).masked_fill(~(causal & own), torch.finfo(torch.float32).min)[:, None]
-    return ids.to(device), targets.to(device), positions.to(device), mask.to(device)
+    owner = segment[:, queries:] - 1
+    return ids.to(device), targets.to(device), owner.to(device), positions.to(device), mask.to(device)

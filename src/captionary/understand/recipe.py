@@ -16,6 +16,7 @@ from tqdm import tqdm
 from captionary import __version__
 from captionary.understand.builtin import BuiltinCaptioner
 from captionary.understand.captioner import Caption
+from captionary.understand.mmllm import MultimodalLLM
 from captionary.understand.scores import CaptionScores, SceneRecall, caption_scores, scene_recall
 from captionary.understand.train import TrainingConfig, train_captioner
 from captionary.understand.training_data import CaptionSet, photos
@@ -24,7 +25,9 @@ from captionary.understand.training_data import scenes as scene_set
 __all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "CaptionerScore", "make_builtin", "score"]
 
 TRAINING_SEED = 101
-"""Seed of the scenes that the built-in captioner was trained on."""
+"""Seed of the first half of the scenes that the built-in captioner was trained on; the second half has the next."""
+VIEWS = 6
+"""Views of each photograph: as it is, mirrored, and random crops."""
 HELD_OUT_SEED = 202
 """Seed of the scenes that it is scored on."""
 
@@ -72,26 +75,39 @@ def score(captioner: _Captions, photo_folder: Path | None, *, scenes: int = 1000
     return CaptionerScore(recall, caption_scores(_captions(captioner, val), val.captions))
 
 
-def make_builtin(photo_folder: Path, out: Path, *, scenes: int, minutes: float) -> CaptionerScore:
-    """Train the built-in captioner, score it, and write ``out/checkpoint`` with its model card."""
+def make_builtin(
+    photo_folder: Path, out: Path, *, scenes: int, minutes: float, start: Path | None = None
+) -> CaptionerScore:
+    """Train the built-in captioner, score it, and write ``out/checkpoint`` with its model card.
+
+    Args:
+        photo_folder: holds captions.csv and images/, see `photos`.
+        out: work folder; a run killed there continues.
+        scenes: world scenes to train on.
+        minutes: wall-clock budget.
+        start: the folder of a checkpoint to begin with.
+    """
 
     config = TrainingConfig(minutes=minutes)
-    sets = [photos(photo_folder, "train"), scene_set(scenes, TRAINING_SEED)]
-    mirrored = [photos(photo_folder, "train", mirrored=True), None]
-    model = train_captioner(sets, mirrored, out, config)
+    half = scenes // 2
+    sets = [
+        [photos(photo_folder, "train", view=view) for view in range(VIEWS)],
+        [scene_set(scenes - half, TRAINING_SEED), scene_set(half, TRAINING_SEED + 1)],
+    ]
+    model = train_captioner(sets, out, config, start and MultimodalLLM.load(start))
     folder = out / "checkpoint"
     model.save(folder, "")
     scored = score(BuiltinCaptioner(threads=1, checkpoint=folder), photo_folder)
     facts = {
         "version": __version__,
         "trained_at": datetime.now(UTC).date().isoformat(),
-        "photographs": sets[0].rows,
+        "photographs": sets[0][0].rows,
         "scenes": scenes,
         "training": asdict(config),
         "scores": {"scenes": scored.scenes._asdict(), "photos": scored.photos and scored.photos._asdict()},
     }
     words = {
-        "photographs": f"{sets[0].rows:,}",
+        "photographs": f"{sets[0][0].rows:,}",
         "folder": photo_folder.name,
         "scenes": f"{scenes:,}",
         "minutes": f"{minutes:g}",

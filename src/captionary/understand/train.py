@@ -1,9 +1,16 @@
-"""Train the built-in captioner: generative learning of Q-Former and decoder on a frozen encoder's cached features.
+"""Train the built-in captioner on cached features of its encoder's frozen lower half.
 
-    captionary captioner train --photos DIR --out DIR [--minutes 100]
+    captionary captioner train --photos DIR --out DIR [--minutes 100] [--start CHECKPOINT]
 
-One core, bf16 autocast, AdamW with a cosine schedule over the wall-clock budget; checkpoints every few minutes, and a
-killed run continues from the last. `docs/captioner.md` tells what the shipped checkpoint was trained on.
+Two phases share the wall-clock budget:
+
+    generative       cross-entropy of human captions; Q-Former, decoder and the encoder's upper stages learn
+    self-critical    captions are drawn from the model and weighted by how much more the human captions of their
+                     picture agree with them (CIDEr-D) than with its other draws (Rennie et al. 2017; the mean of the
+                     other draws as baseline, Luo 2020); for sets with several captions a picture
+
+bf16 autocast, AdamW, a cosine schedule over each phase; checkpoints every few minutes, and a killed run continues from the
+last. `docs/captioner.md` tells what the shipped checkpoint was trained on.
 """
 
 from __future__ import annotations
@@ -25,11 +32,16 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 
 from captionary.errors import CaptionaryError, bad_value
-from captionary.understand.encoder import pretrained_encoder
-from captionary.understand.mmllm import MultimodalConfig, MultimodalLLM
+from captionary.understand.cider import CiderD
+from captionary.understand.decoding import GreedyDecoder
+from captionary.understand.encoder import EfficientNetLite0, pretrained_encoder
+from captionary.understand.mmllm import EOS, MultimodalConfig, MultimodalLLM
 from captionary.understand.training_data import CaptionSet, encode_features
 
 _OPENING = re.compile(r"^(a picture of|there (is|are)) ")
+_END = "</s>"
+_LONGEST = 28
+"""Tokens of a caption that is drawn."""
 
 __all__ = ["TrainingConfig", "train_captioner", "train_tokenizer"]
 
@@ -47,7 +59,17 @@ class TrainingConfig:
     """Pictures a step from each set, photographs first."""
     captions: tuple[int, ...] = (5, 1)
     """Captions a picture, drawn anew each step."""
-    learning_rate: float = 6e-4
+    learning_rate: float = 4e-4
+    encoder_rate: float = 0.15
+    """Learning rate of the encoder's upper stages, as a share of the rest's; 0 keeps them as they are."""
+    self_critical: float = 0.45
+    """Share of the budget, at its end, for the self-critical phase, 0 to 1."""
+    self_critical_rate: float = 0.15
+    """Learning rate of that phase, as a share of `learning_rate`."""
+    samples: int = 5
+    """Captions drawn of each picture in that phase, ≥ 2."""
+    likelihood: float = 0.1
+    """Weight in that phase of one human caption a picture, where a drawn one weighs what it gains in CIDEr-D."""
     warmup: int = 200
     """Steps of linear warm-up."""
     weight_decay: float = 0.05
@@ -67,6 +89,10 @@ class TrainingConfig:
         for name in ("dropout", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise bad_value(name, getattr(self, name), "in [0, 1)")
+        if not 0 <= self.self_critical <= 1:
+            raise bad_value("self_critical", self.self_critical, "in [0, 1]")
+        if self.samples < 2:
+            raise bad_value("samples", self.samples, ">= 2")
 
 
 def train_tokenizer(captions: Sequence[str], vocabulary_size: int) -> Tokenizer:
@@ -83,53 +109,63 @@ def train_tokenizer(captions: Sequence[str], vocabulary_size: int) -> Tokenizer:
 
 
 def train_captioner(
-    sets: Sequence[CaptionSet], mirrored: Sequence[CaptionSet | None], out: Path, config: TrainingConfig
+    sets: Sequence[Sequence[CaptionSet]],
+    out: Path,
+    config: TrainingConfig,
+    start: MultimodalLLM | None = None,
 ) -> MultimodalLLM:
     """Train on several sets of pictures at once and return the model; `out` holds cache, checkpoints and log.
 
     Args:
-        sets: as many as ``config.pictures`` has numbers.
-        mirrored: for each set, its mirror images, used in half of the draws, or None.
+        sets: as many as ``config.pictures`` has numbers; each a list of views of the same pictures (as they are,
+            mirrored, cropped), of which every draw takes one.
         out: a folder; a checkpoint in it is continued.
-        config: see TrainingConfig.
+        config: see TrainingConfig; its `model` is not looked at where `start` is given.
+        start: weights and tokenizer to begin with.
 
     Raises:
         CaptionaryError: the loss is no longer a number.
     """
     random.seed(config.seed)
     torch.manual_seed(config.seed)
-    encoder = pretrained_encoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    views = [_Views(encoder, data, twin, out / "features") for data, twin in zip(sets, mirrored, strict=True)]
-    words = [line for data in sets for group in data.captions for line in group]
-    tokenizer = train_tokenizer(words, config.model.vocabulary_size)
-    model = MultimodalLLM(config.model, tokenizer)
-    model.encoder = encoder
-    encoder.requires_grad_(False)
-    for view in views:
-        view.encode(tokenizer)
+    if start is None:
+        words = [line for views in sets for group in views[0].captions for line in group]
+        model = MultimodalLLM(config.model, train_tokenizer(words, config.model.vocabulary_size))
+        model.encoder = pretrained_encoder()
+    else:
+        model = start
+    frozen = model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pictures = [_Pictures(frozen, views, out / "features", model.tokenizer) for views in sets]
     _set_dropout(model, config.dropout)
     optimizer = _optimizer(model, config)
     step, spent = _resume(model, optimizer, out / "checkpoint.pt")
     rng = np.random.default_rng([config.seed, step])
     losses: list[float] = []
+    rewards: list[float] = []
     saved = began = time.monotonic() - spent
     model.train()
-    encoder.eval()
     progress = max(
         step / config.steps, spent / (60 * config.minutes)
     )  # 1 where a finished run is called again
+    turn = 1 - config.self_critical
     while progress < 1:
         spent = time.monotonic() - began
-        progress = max((step + 1) / config.steps, spent / (60 * config.minutes))
+        progress = min(1.0, max((step + 1) / config.steps, spent / (60 * config.minutes)))
+        critical = progress > turn
+        phase = (progress - turn) / config.self_critical if critical else progress / turn
+        rate = config.learning_rate * _schedule(step, phase, config)
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, min(progress, 1.0), config)
-        losses.append(_step(model, optimizer, views, config, rng))
+            group["lr"] = rate * group["share"] * (config.self_critical_rate if critical else 1.0)
+        lost, gained = _step(model, optimizer, pictures, config, rng, critical=critical)
+        losses.append(lost)
+        rewards.append(gained)
         step += 1
         if not math.isfinite(losses[-1]):
             raise CaptionaryError(f"loss == {losses[-1]} at step {step}, must be finite; lower learning_rate")
         if step % 50 == 0:
             with (out / "train.log").open("a") as log:
-                log.write(f"step {step} loss {np.mean(losses[-50:]):.4f} seconds {spent:.0f}\n")
+                reward = f" reward {np.mean(rewards[-50:]):.4f}" if critical else ""
+                log.write(f"step {step} loss {np.mean(losses[-50:]):.4f} seconds {spent:.0f}{reward}\n")
         if time.monotonic() - saved > 60 * config.checkpoint_minutes or progress >= 1:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             _write(state | {"seconds": time.monotonic() - began}, out / "checkpoint.pt")
@@ -137,55 +173,107 @@ def train_captioner(
     return model.eval()
 
 
-class _Views:
-    """One set's cached features, straight and mirrored, and its captions as token ids."""
+class _Pictures:
+    """One set's cached features, a file a view, and its captions as token ids."""
 
-    def __init__(self, encoder: Any, data: CaptionSet, twin: CaptionSet | None, cache: Path) -> None:
-        pair = [data] if twin is None else [data, twin]
-        self.words = [member.captions for member in pair]
-        self.features: list[npt.NDArray[np.float16]] = [encode_features(encoder, d, cache) for d in pair]
-        self.ids: list[list[list[list[int]]]] = []
-
-    def encode(self, tokenizer: Tokenizer) -> None:
-        """Captions as ids, without openings that say nothing of the picture (else greedy decoding falls into them)."""
+    def __init__(
+        self, encoder: EfficientNetLite0, views: Sequence[CaptionSet], cache: Path, tokenizer: Tokenizer
+    ) -> None:
+        self.features: list[npt.NDArray[np.float16]] = [encode_features(encoder, v, cache) for v in views]
+        # Without openings that say nothing of the picture, into which greedy decoding falls when unsure.
+        self.words = [[[_OPENING.sub("", line) for line in group] for group in v.captions] for v in views]
         self.ids = [
-            [[tokenizer.encode(_OPENING.sub("", line)).ids[:48] for line in group] for group in words]
-            for words in self.words
+            [[tokenizer.encode(line).ids[:48] for line in group] for group in words] for words in self.words
         ]
+        self._consensus: dict[int, CiderD] = {}
 
-    def draw(
-        self, rng: np.random.Generator, pictures: int, captions: int
-    ) -> tuple[Tensor, list[list[list[int]]]]:
+    def draw(self, rng: np.random.Generator, pictures: int) -> tuple[Tensor, int, npt.NDArray[np.int64]]:
+        """Lower features of some pictures under one view [B, 112, 14, 14], the view's number, and their rows."""
         view = int(rng.integers(len(self.features)))
         rows = np.sort(rng.choice(len(self.features[view]), pictures, replace=False))
-        groups = []
-        for row in rows:
-            known = self.ids[view][row]
-            groups.append([known[i] for i in rng.permutation(len(known))[:captions]])
-        return torch.from_numpy(self.features[view][rows].astype(np.float32)), groups
+        return torch.from_numpy(self.features[view][rows].astype(np.float32)), view, rows
+
+    def told(
+        self, rng: np.random.Generator, view: int, rows: npt.NDArray[np.int64], captions: int
+    ) -> list[list[list[int]]]:
+        """Some human captions of each picture, as ids."""
+        known = [self.ids[view][row] for row in rows]
+        return [[each[i] for i in rng.permutation(len(each))[:captions]] for each in known]
+
+    def consensus(self, view: int) -> CiderD:
+        """The reward of a view's pictures; ends count as a word, or captions would stop in the middle of a phrase."""
+        if view not in self._consensus:
+            closed = [[f"{line} {_END}" for line in group] for group in self.words[view]]
+            self._consensus[view] = CiderD(closed)
+        return self._consensus[view]
 
 
 def _step(
     model: MultimodalLLM,
     optimizer: torch.optim.Optimizer,
-    views: Sequence[_Views],
+    sets: Sequence[_Pictures],
     config: TrainingConfig,
     rng: np.random.Generator,
-) -> float:
-    """One optimiser step over a draw from every set; sets are run apart because their caption lengths differ."""
+    *,
+    critical: bool,
+) -> tuple[float, float]:
+    """One optimiser step over a draw from every set; sets are run apart because their caption lengths differ.
+
+    Returns:
+        The loss, and the mean reward of drawn captions (0 in the generative phase).
+    """
     optimizer.zero_grad(set_to_none=True)
-    draws = [view.draw(rng, n, c) for view, n, c in zip(views, config.pictures, config.captions, strict=True)]
-    counts = [sum(len(line) + 1 for group in groups for line in group) for _, groups in draws]
-    total = 0.0
-    for (grid, groups), count in zip(draws, counts, strict=True):
+    draws = [each.draw(rng, n) for each, n in zip(sets, config.pictures, strict=True)]
+    told = [
+        each.told(rng, view, rows, n)
+        for each, (_, view, rows), n in zip(sets, draws, config.captions, strict=True)
+    ]
+    counts = [sum(len(line) + 1 for group in groups for line in group) for groups in told]
+    total, reward = 0.0, 0.0
+    for each, (fine, view, rows), groups, count, n in zip(
+        sets, draws, told, counts, config.captions, strict=True
+    ):
+        weights = None
+        if critical and n > 1:
+            sampled, gains, reward = _criticise(model, each.consensus(view), fine, rows, config.samples)
+            groups = [human[:1] + drawn for human, drawn in zip(groups, sampled, strict=True)]
+            weights = torch.cat([torch.full((len(gains), 1), config.likelihood), gains], 1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
+            grid = model.encoder.upper(fine.contiguous(memory_format=torch.channels_last))
             grid = nn.functional.dropout1d(grid, config.dropout / 2)  # whole cells
-            loss = model.loss(grid, groups, smoothing=config.smoothing)
-        (loss * count / sum(counts)).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach()) * count / sum(counts)
+            loss = model.loss(grid, groups, smoothing=config.smoothing, weights=weights)
+        share = 1.0 if weights is not None else count / sum(counts)
+        (loss * share).backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach()) * share
     nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
     optimizer.step()
-    return total
+    return total, reward
+
+
+@torch.no_grad()
+def _criticise(
+    model: MultimodalLLM, consensus: CiderD, fine: Tensor, rows: npt.NDArray[np.int64], samples: int
+) -> tuple[list[list[list[int]]], Tensor, float]:
+    """Draw captions of each picture; the ids, what each gains over its picture's others [B, samples], mean reward."""
+    model.eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        grid = model.encoder.upper(fine.contiguous(memory_format=torch.channels_last))
+        prefix = model.visual_prefix(grid).repeat_interleave(samples, 0)
+    decoder = GreedyDecoder(model.decoder, torch.bfloat16)
+    lines = decoder.decode(prefix, model.prompt_ids, EOS, _LONGEST, temperature=1.0)
+    model.train()
+    texts = model.tokenizer.decode_batch(lines)
+    rewards = torch.tensor(
+        [
+            consensus.score(
+                f"{text} {_END}" if len(line) < _LONGEST else text, int(rows[position // samples])
+            )
+            for position, (line, text) in enumerate(zip(lines, texts, strict=True))
+        ]
+    ).view(len(rows), samples)
+    others = (rewards.sum(1, keepdim=True) - rewards) / (samples - 1)
+    grouped = [lines[i : i + samples] for i in range(0, len(lines), samples)]
+    return grouped, rewards - others, float(rewards.mean())
 
 
 def _set_dropout(model: MultimodalLLM, rate: float) -> None:
@@ -204,10 +292,18 @@ def _set_dropout(model: MultimodalLLM, rate: float) -> None:
 
 
 def _optimizer(model: MultimodalLLM, config: TrainingConfig) -> torch.optim.Optimizer:
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    model.encoder.requires_grad_(False)
+    upper = list(model.encoder.upper_parameters()) if config.encoder_rate > 0 else []
+    for parameter in upper:
+        parameter.requires_grad_(True)
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad and not n.startswith("encoder.")]
     decayed = [p for name, p in trained if p.ndim >= 2 and "embed" not in name]
     rest = [p for name, p in trained if not (p.ndim >= 2 and "embed" not in name)]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay, "share": 1.0},
+        {"params": rest, "weight_decay": 0.0, "share": 1.0},
+        {"params": upper, "weight_decay": 0.0, "share": config.encoder_rate},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
 

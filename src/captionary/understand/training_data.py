@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 from tqdm import tqdm
 
 from captionary.errors import bad_value
@@ -40,13 +40,14 @@ def scenes(n: int, seed: int, captions: int = 3) -> CaptionSet:
     return CaptionSet(f"scenes-{n}-{seed}", n, lambda row: render(table, row), words)
 
 
-def photos(folder: Path, split: str, *, mirrored: bool = False) -> CaptionSet:
+def photos(folder: Path, split: str, *, view: int = 0) -> CaptionSet:
     """Captioned photographs: ``captions.csv`` with columns image, caption, split, and the folder ``images``.
 
     Args:
         folder: the folder that holds both.
         split: the value of column ``split`` to keep.
-        mirrored: flip the pictures left to right; captions that say left or right are left out.
+        view: 0 as they are; 1 mirrored; from 2 on each a random crop of its own, the odd ones mirrored. Captions that
+            say left or right are left out of mirrored views.
 
     Raises:
         CaptionaryError: ``captions.csv`` is missing, lacks a column, or has no row of that split.
@@ -65,7 +66,7 @@ def photos(folder: Path, split: str, *, mirrored: bool = False) -> CaptionSet:
             )
         for row in reader:
             said = _clean(row["caption"])
-            if row["split"] == split and not (mirrored and {"left", "right"} & set(said.split())):
+            if row["split"] == split and not (view % 2 and {"left", "right"} & set(said.split())):
                 words.setdefault(row["image"], []).append(said)
     if not words:
         raise bad_value("split", split, "a value of column split", where=str(path))
@@ -74,16 +75,18 @@ def photos(folder: Path, split: str, *, mirrored: bool = False) -> CaptionSet:
     def picture(row: int) -> Image.Image:
         with Image.open(folder / "images" / names[row]) as opened:
             image = opened.convert("RGB")
-        return ImageOps.mirror(image) if mirrored else image
+        if view > 1:
+            image = _crop(image, np.random.default_rng([view, row]))
+        return ImageOps.mirror(image) if view % 2 else image
 
-    name = f"{folder.name}-{split}{'-mirrored' if mirrored else ''}"
+    name = f"{folder.name}-{split}-{view}"
     return CaptionSet(name, len(names), picture, [words[name] for name in names])
 
 
 def encode_features(
     encoder: EfficientNetLite0, data: CaptionSet, cache: Path, *, batch_size: int = 32
 ) -> npt.NDArray[np.float16]:
-    """The encoder's grid of every picture, float16 [N, 49, 1280], computed once and kept in `cache` (memory-mapped).
+    """`encoder.lower` of every picture, float16 [N, 112, 14, 14], computed once and kept in `cache` (memory-mapped).
 
     A killed run continues at the batch it was in.
     """
@@ -92,7 +95,7 @@ def encode_features(
         return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
     cache.mkdir(parents=True, exist_ok=True)
     partial, done_path = path.with_suffix(".partial.npy"), path.with_suffix(".done")
-    shape = (data.rows, encoder.grid**2, encoder.width)
+    shape = (data.rows, *encoder.fine_shape)
     done = int(done_path.read_text()) if done_path.exists() and partial.exists() else 0
     mode = "r+" if done else "w+"
     features = np.lib.format.open_memmap(partial, mode=mode, dtype=np.float16, shape=shape)
@@ -100,8 +103,8 @@ def encode_features(
     with torch.inference_mode(), tqdm(total=data.rows, initial=done, desc=data.name, unit="img") as bar:
         for start, images in _prefetched(data, starts, batch_size):
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                grid = encoder(to_pixels(images)).float().numpy()
-            features[start : start + len(images)] = grid
+                fine = encoder.lower(to_pixels(images)).float().numpy()
+            features[start : start + len(images)] = fine
             bar.update(len(images))
             if (start // batch_size) % 20 == 0:
                 features.flush()
@@ -128,6 +131,16 @@ def _prefetched(
             if position + 1 < len(starts):
                 coming = pool.submit(load, starts[position + 1])
             yield start, images
+
+
+def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A box of 50 to 95 % of the area with a side ratio up to 4:3 off the picture's, a little brighter or darker."""
+    share, ratio = rng.uniform(0.5, 0.95), np.exp(rng.uniform(-0.2877, 0.2877))
+    width = min(image.width, round(image.width * np.sqrt(share * ratio)))
+    height = min(image.height, round(image.height * np.sqrt(share / ratio)))
+    left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    cropped = image.crop((left, top, left + width, top + height))
+    return ImageEnhance.Brightness(cropped).enhance(float(rng.uniform(0.8, 1.2)))
 
 
 def _clean(caption: str) -> str:
