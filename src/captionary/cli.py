@@ -11,7 +11,15 @@ from typing import Any
 import click
 
 from captionary import __version__
+from captionary.commands.adapt import adapt
 from captionary.commands.captioner import captioner
+from captionary.commands.captions import captions
+from captionary.commands.gate import gate
+from captionary.commands.leakage import leakage as test_leakage
+from captionary.commands.pretrain import pretrain
+from captionary.commands.prompts import prompts
+from captionary.commands.sounds import sounds
+from captionary.commands.tokenizers import tokenizers
 from captionary.errors import CaptionaryError, bad_value, nearest
 
 __all__ = ["main"]
@@ -43,14 +51,22 @@ def _stage_verb(name: str, help_: str) -> None:
         _run(config, name)
 
 
-def _run(config: Path, last: str) -> None:
+def _run(config: Path, last: str, *, force: bool = False, only_missing: bool = False) -> None:
     from captionary.pipeline import run
     from captionary.settings import load_run
 
-    run(load_run(config), last=last)
+    run(load_run(config), last=last, force=force, only_missing=only_missing)
 
 
-_stage_verb("caption", "Caption the items of CONFIG's data set; nothing is captioned twice.")
+@cli.command("caption")
+@click.argument("config", type=_PATH)
+@click.option("--force", is_flag=True, help="Caption again what has a caption already.")
+@click.option("--only-missing", is_flag=True, help="Take other captioners' captions where there are some.")
+def caption(config: Path, force: bool, only_missing: bool) -> None:
+    """Caption the items of CONFIG's data set; nothing is captioned twice."""
+    _run(config, "caption", force=force, only_missing=only_missing)
+
+
 _stage_verb("tokenize", "Turn CONFIG's captions into token-id lists, with every tokenizer.")
 _stage_verb("profile", "Build the users' profiles, point in time, for every impression of CONFIG.")
 _stage_verb("train", "Train the ranker of every arm and seed of CONFIG.")
@@ -60,7 +76,19 @@ _stage_verb("run", "The whole of CONFIG, from media to report; what has been don
 
 @cli.command()
 @click.argument("dataset", type=_PATH)
-def check(dataset: Path) -> None:
+@click.option("--leakage", is_flag=True, help="Also test that no profile sees the future.")
+@click.option("--config", type=_PATH, help="leakage: a run's config, for its profiles' settings.")
+@click.option("--profiles", type=_PATH, help="leakage: a folder of profiles in our layout, to test those.")
+@click.option("--tokens", type=_PATH, help="leakage: the item_tokens.parquet that they were made of.")
+@click.pass_context
+def check(
+    context: click.Context,
+    dataset: Path,
+    leakage: bool,
+    config: Path | None,
+    profiles: Path | None,
+    tokens: Path | None,
+) -> None:
     """Check DATASET, a directory in the data contract, and list every violation."""
     from captionary.contract import check_dataset
 
@@ -70,6 +98,8 @@ def check(dataset: Path) -> None:
     if found:
         raise CaptionaryError(f"violations == {len(found)}, must be 0; {dataset}")
     click.echo(f"{dataset}: the data contract holds")
+    if leakage:
+        context.invoke(test_leakage, dataset=dataset, config=config, profiles=profiles, tokens=tokens)
 
 
 @cli.command()
@@ -98,7 +128,10 @@ def data(name: str, source: Path | None, out: Path, seed: int) -> None:
     click.echo(f"{made}: a data set in the contract; next: captionary run with `data: {{path: {made}}}`")
 
 
-cli.add_command(captioner)
+captioner.add_command(adapt)
+captioner.add_command(pretrain)
+for group in (captioner, captions, gate, prompts, sounds, tokenizers):
+    cli.add_command(group)
 
 
 def _guarded(command: Callable[..., Any]) -> int:

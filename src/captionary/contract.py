@@ -90,6 +90,14 @@ class Dataset:
             labels[:, index] = pc.cast(values, pa.float32()).to_numpy()
         return labels
 
+    def items_in(self, split: str, part: str) -> npt.NDArray[np.bool_]:
+        """Which items [I] occur in the `part` (train or eval) of the impressions of `split`."""
+        column = self.spec.splits[split].column
+        impressions = self.impressions(["item_id", column])
+        seen = pc.unique(impressions.filter(pc.equal(impressions[column], part))["item_id"])
+        found = pc.is_in(self.items(["item_id"])["item_id"], value_set=seen)
+        return np.asarray(found.combine_chunks().to_numpy(zero_copy_only=False))
+
     def truth(self) -> pa.Table | None:
         """impression_id and one float64 probability column per task name, or None where it is not known."""
         files = truth_files(self.root)

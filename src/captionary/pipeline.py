@@ -26,7 +26,7 @@ from captionary.evidence.arms import Arms, default_arms
 from captionary.represent.jagged import Jagged
 from captionary.settings import RunConfig
 from captionary.stages import Stage, code_version, fingerprint, locked, run_stage
-from captionary.understand.captioner import fingerprint_of
+from captionary.understand.remote import is_remote
 
 __all__ = ["VERBS", "Stages", "placebo_key", "run", "split_of", "training_items"]
 
@@ -41,6 +41,10 @@ class Stages(NamedTuple):
     dataset: Dataset
     data: str
     """Fingerprint of the data set and of the media outside it."""
+    force: bool = False
+    """Whether what has a caption is captioned again."""
+    only_missing: bool = False
+    """Whether other captioners' captions are taken where there are some."""
     captions: Stage | None = None
     tokens: Stage | None = None
     profiles: Stage | None = None
@@ -65,8 +69,14 @@ class Stages(NamedTuple):
         )
 
 
-def run(config: RunConfig, last: str = "run") -> None:
+def run(config: RunConfig, last: str = "run", *, force: bool = False, only_missing: bool = False) -> None:
     """Do every stage up to `last` that is not done yet, and say what was found and what was made.
+
+    Args:
+        config: of the run.
+        last: one of VERBS.
+        force: caption again what has a caption.
+        only_missing: caption only what has no caption of any captioner; others' captions are taken.
 
     Raises:
         CaptionaryError: a bad data set, a bad config, or another process at the same run.
@@ -80,7 +90,7 @@ def run(config: RunConfig, last: str = "run") -> None:
     with locked(config.folder):
         dataset = dataset or _world(config)
         split_of(config, dataset)
-        stages = Stages(config, dataset, _data_fingerprint(dataset))
+        stages = Stages(config, dataset, _data_fingerprint(dataset), force, only_missing)
         fresh = []
         works: dict[str, tuple[str, Callable[[Stages], Stage]]] = {
             "caption": ("captions", _caption),
@@ -125,22 +135,12 @@ def split_of(config: RunConfig, dataset: Dataset) -> str:
 
 def training_items(config: RunConfig, dataset: Dataset) -> npt.NDArray[np.bool_]:
     """Which items [I] occur in training impressions: what vocabularies and projections may be fitted on."""
-    return _items_of(config, dataset, "train")
+    return dataset.items_in(split_of(config, dataset), "train")
 
 
 def placebo_key(letter: str, kind: str, seed: int) -> str:
     """The key of one draw of a placebo's tokens and profiles: that of its arm, and the seed that is trained on it."""
     return f"{letter}:{kind}" if kind == "constant" else f"{letter}:{kind}:{seed}"
-
-
-def _items_of(config: RunConfig, dataset: Dataset, part: str) -> npt.NDArray[np.bool_]:
-    import pyarrow.compute as pc
-
-    column = dataset.spec.splits[split_of(config, dataset)].column
-    impressions = dataset.impressions(["item_id", column])
-    seen = pc.unique(impressions.filter(pc.equal(impressions[column], part))["item_id"])
-    found = pc.is_in(dataset.items(["item_id"])["item_id"], value_set=seen)
-    return np.asarray(found.combine_chunks().to_numpy(zero_copy_only=False))
 
 
 def _world(config: RunConfig) -> Dataset:
@@ -167,8 +167,8 @@ def _data_fingerprint(dataset: Dataset) -> str:
     """The data set's own, and size and time of media files outside of it, whose bytes it does not cover."""
     outside = []
     for entries in dataset.items(["media"])["media"].to_pylist():
-        for uri in (entries or [])[:1]:
-            path = dataset.media_path(uri) if uri else None
+        for uri in entries or []:
+            path = dataset.media_path(uri) if uri and not is_remote(uri) else None
             if path is not None and not path.is_relative_to(dataset.root):
                 stat = path.stat() if path.exists() else None
                 outside.append((uri, stat and stat.st_size, stat and stat.st_mtime_ns))
@@ -176,54 +176,16 @@ def _data_fingerprint(dataset: Dataset) -> str:
 
 
 def _caption(stages: Stages) -> Stage:
-    config, dataset = stages.config, stages.dataset
-    base = config.data.path or Path()
-    expected = fingerprint(
-        data=stages.data,
-        captioner=fingerprint_of(config.captioner, base),
-        code=code_version(
-            "understand/caption.py", "understand/job.py", "understand/media.py", "represent/normalize.py"
-        ),
-    )
+    from captionary.captioning import caption_stage
 
-    def work(out: Path) -> Mapping[str, Any]:
-        from captionary.represent.normalize import normalize
-        from captionary.understand.caption import caption_items
-        from captionary.understand.captioner import NoCaptioner, load_captioner
-        from captionary.understand.store import CaptionStore
-
-        items = dataset.items()
-        anything = any(entries for entries in items["media"].to_pylist())
-        # A data set without media needs no model: every item is skipped with its reason.
-        imported = config.captioner.source.startswith("import:")
-        captioner = load_captioner(config.captioner, base) if anything or imported else NoCaptioner()
-        with CaptionStore(config.runs / "captions.sqlite") as store:
-            report = caption_items(
-                items, dataset.root, captioner, store, batch_size=config.captioner.batch_size, progress=True
-            )
-        click.echo(report.to_string(), err=True)
-        captions = report.captions["caption"].to_pylist()
-        normalized = [None if caption is None else normalize(caption) for caption in captions]
-        table = report.captions.append_column("normalized", pa.array(normalized, pa.string()))
-        pq.write_table(table, out / "captions.parquet")
-        np.savez(out / "vectors.npz", vectors=report.vectors.astype(np.float16), present=report.has_vector)
-        told = sum(report.captions.column("status").to_numpy() == "ok")
-        seconds = report.seconds
-        return {
-            "captioner": captioner.name,
-            "fingerprint": captioner.fingerprint,
-            "ok": int(told),
-            "vectors": int(report.has_vector.sum()) if report.vectors.shape[1] else 0,
-            **report.to_dict(),
-            "images_per_second": round(report.new / seconds, 2) if report.new else None,
-        }
-
-    # What failed for the captioner's sake, not the picture's, is worth another try.
-    return run_stage(
-        config.folder / "captions",
-        expected,
-        work,
-        again=lambda done: "captioner_error" in done.facts["failed"],
+    base = stages.config.data.path or Path()
+    return caption_stage(
+        stages.config,
+        stages.dataset,
+        stages.data,
+        base=base,
+        force=stages.force,
+        only_missing=stages.only_missing,
     )
 
 
@@ -234,7 +196,8 @@ def _tokenize(stages: Stages) -> Stage:
         captions=captions.fingerprint,
         split=split_of(config, dataset),
         tokenizers={letter: to_mapping(chosen) for letter, chosen in config.tokenizers.items()},
-        code=code_version("represent"),
+        lends=config.gate.lends,
+        code=code_version("represent", "understand/gate_lookalike.py"),
     )
 
     def work(out: Path) -> Mapping[str, Any]:
@@ -250,6 +213,8 @@ def _tokenize(stages: Stages) -> Stage:
             tokenizer = make_tokenizer(chosen).fit(corpus)
             tokenizer.save(out / letter)
             tokens = tokenizer.encode(lines)
+            if config.gate.lends:
+                tokens = _lend(captions, tokens, lines, known, len(tokenizer.vocabulary))
             write_item_tokens(out / letter / "item_tokens.parquet", table["item_id"], tokens)
             facts["letters"].append(letter)
             facts["tokenizers"][letter] = {
@@ -261,6 +226,18 @@ def _tokenize(stages: Stages) -> Stage:
         return facts
 
     return run_stage(config.folder / "tokens", expected, work)
+
+
+def _lend(
+    captions: Stage, tokens: Jagged, lines: list[str], known: npt.NDArray[np.bool_], vocabulary: int
+) -> Jagged:
+    """Tokens for the items that the gate left out, as their look-alikes teach them."""
+    from captionary.understand.gate_lookalike import lend
+
+    with np.load(captions.folder / "vectors.npz") as kept:
+        vectors, present = kept["vectors"].astype(np.float32), kept["present"]
+    paid = np.array([bool(line) for line in lines])
+    return lend(tokens, paid, vectors, present, vocabulary=vocabulary, fitted=known | paid).tokens
 
 
 def _profile(stages: Stages) -> Stage:
@@ -317,7 +294,7 @@ def _events(stages: Stages) -> pa.Table:
     events = dataset.events()
     if not stages.holds_items_out:
         return events
-    held_out = _items_of(stages.config, dataset, "eval")
+    held_out = dataset.items_in(split_of(stages.config, dataset), "eval")
     items = dataset.items(["item_id"])["item_id"]
     return events.filter(pc.invert(pc.is_in(events["item_id"], value_set=items.filter(pa.array(held_out)))))
 
@@ -335,6 +312,7 @@ def _evidence(stages: Stages) -> Stage:
         rankers=rankers.fingerprint,
         name=config.name,
         evidence=to_mapping(config.evidence),
+        curve=_text(config.folder / "gate-curve.json"),
         code=code_version("evidence", "assemble.py", "reporting.py"),
     )
 
@@ -344,6 +322,10 @@ def _evidence(stages: Stages) -> Stage:
         return write_evidence(stages, out)
 
     return run_stage(config.folder / "report", expected, work)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _say(verb: str, stage: Stage) -> None:

@@ -11,9 +11,13 @@ from captionary.config import from_mapping, load_yaml
 from captionary.errors import bad_value
 from captionary.evidence.arms import PLACEBOS, PlaceboKind
 from captionary.rank.settings import RankerConfig
+from captionary.represent.normalize import NORMALIZER_STEPS
 from captionary.represent.profiles import ProfileConfig
 from captionary.represent.tokenizers import TokenizerConfig
 from captionary.understand.captioner import CaptionerConfig
+from captionary.understand.gate_settings import GateConfig
+from captionary.understand.media_settings import MediaConfig
+from captionary.understand.signals.settings import SignalsConfig
 from captionary.world.settings import WorldConfig
 
 __all__ = ["DataConfig", "EvidenceConfig", "RunConfig", "load_run"]
@@ -71,6 +75,12 @@ class RunConfig:
     runs: Path = Path("runs")
     """Folder of all runs and of the caption store that they share; relative to where the command is run."""
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    media: MediaConfig = field(default_factory=MediaConfig)
+    signals: SignalsConfig = field(default_factory=SignalsConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    """Which items the captioner is invoked for."""
+    normalize: tuple[str, ...] = tuple(NORMALIZER_STEPS)
+    """Steps of normalisation to run, by name; they run in their own order whatever the order given."""
     visual_dimensions: int = 64
     """Principal components of the visual vector that the ranker sees, >= 1."""
     tokenizers: Mapping[str, TokenizerConfig] = field(

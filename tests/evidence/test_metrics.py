@@ -131,6 +131,7 @@ def test_gains_are_relative() -> None:
         ([0, 1], [0.1], None, "both \\[N\\]"),
         ([0, 1], [0.1, 0.2], [1], "shape of weights"),
         ([0, 1], [0.1, 0.2], [1, -1], "weight == -1.0, must be >= 0"),
+        ([0, 1], [0.1, 0.2], [1, math.inf], "weight == inf"),
     ],
 )
 def test_bad_rows_are_refused(labels: list, scores: list, weights: list | None, words: str) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captionary.represent import decay
+from captionary.represent import decay, grouping
 
 compiled = settings(deadline=None)  # the first example compiles the kernel
 
@@ -19,7 +19,7 @@ def test_rows_are_sorted_by_user_time_item_and_value(rows: list[tuple[int, int, 
         if rows
         else [np.empty(0, np.int64)] * 4
     )
-    found, starts = decay.sort_rows(users, times, items, values.astype(float), 3)
+    found, starts = grouping.sort_rows(users, times, items, values.astype(float), 3)
     assert [rows[row] for row in found] == sorted(row for row in rows if row[0] >= 0)
     assert sorted(found) == [index for index, row in enumerate(rows) if row[0] >= 0]
     assert np.diff(starts).tolist() == [sum(row[0] == user for row in rows) for user in range(3)]
@@ -29,7 +29,7 @@ def test_long_segments_are_sorted() -> None:
     rng = np.random.default_rng(0)
     times = rng.integers(0, 300, 1000)
     none = np.empty(0, np.int64), np.empty(0)
-    found, _ = decay.sort_rows(np.zeros(1000, np.int64), times, *none, 1)
+    found, _ = grouping.sort_rows(np.zeros(1000, np.int64), times, *none, 1)
     assert times[found].tolist() == sorted(times)
     assert sorted(found) == list(range(1000))
 
@@ -44,7 +44,9 @@ def test_the_running_best_are_those_of_sorting_everything(
     trace = decay.new_trace(8, top_k)
     idf = np.array([1, 2, 1, 2, 1, 2, 1, 0.25])
     for step, (token, value) in enumerate(events):
-        decay.update(trace, idf, np.array([token], np.int32), np.empty(0, np.float32), value, step * 700, 1)
+        decay.update(
+            trace, idf, np.array([token], np.int32), np.empty(0, np.float32), value, step * 700, True
+        )
     weights, active, best, scores, place, head, _ = trace
     expected = sorted(
         active[: head[decay.COUNT]].tolist(), key=lambda token: (-weights[token] * idf[token], token)
@@ -66,7 +68,7 @@ def test_shares_too_small_to_feel_are_left_out() -> None:
     trace = decay.new_trace(3, 3)
     idf, none = np.ones(3), np.empty(0, np.float32)
     for token, time in ((0, 0), (1, 23), (2, 46)):  # one half-life is one microsecond
-        decay.update(trace, idf, np.array([token], np.int32), none, 1.0, time, 1)
+        decay.update(trace, idf, np.array([token], np.int32), none, 1.0, time, True)
     ids, shares = np.empty(3, np.int32), np.empty(3, np.float32)
     assert decay.shares_of(trace, idf, False, ids, shares) == 2
     assert ids[:2].tolist() == [2, 1]

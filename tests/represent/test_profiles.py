@@ -4,104 +4,40 @@ import datetime
 import itertools
 import math
 import random
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.represent.profile_logs import (
+    CAPS,
+    CONFIG,
+    DAY,
+    EVENTS,
+    GUARDS,
+    IDF,
+    ITEMS,
+    READS,
+    TIMES,
+    TOKENS,
+    Row,
+    build,
+    capped,
+    compiled,
+    events_table,
+    listed,
+    plain,
+    reads_table,
+    reference,
+)
 
 from captionary.config import from_mapping
 from captionary.errors import CaptionaryError
 from captionary.represent.jagged import Jagged
-from captionary.represent.profiles import (
-    Event,
-    ProfileConfig,
-    ProfileList,
-    Profiles,
-    ProfileState,
-    build_profiles,
-    snapshot,
-)
-
-DAY = 86_400_000_000
-ITEMS = ["i3", "i1", "i2", "i0"]
-TOKENS = Jagged.from_lists([[1, 2, 3], [3, 4], [], [5, 5, 1]])
-IDF = np.array([1, 1, 2, 1, 1.5, 1], np.float32)
-
-
-class Row(NamedTuple):
-    """One event."""
-
-    user: str
-    item: str
-    event: str
-    time: int
-    value: float | None
-
-
-def events_table(rows: list[Row]) -> pa.Table:
-    columns: dict[str, Any] = {
-        "user_id": pa.array([row.user for row in rows], pa.string()),
-        "item_id": pa.array([row.item for row in rows], pa.string()),
-        "event": pa.array([row.event for row in rows], pa.string()),
-        "timestamp": pa.array([row.time for row in rows], pa.timestamp("us", "UTC")),
-        "value": pa.array([row.value for row in rows], pa.float64()),
-    }
-    return pa.table(columns)
-
-
-def reads_table(reads: list[tuple[str, int]]) -> pa.Table:
-    users = pa.array([user for user, _ in reads], pa.string())
-    return pa.table(
-        {"user_id": users, "timestamp": pa.array([time for _, time in reads], pa.timestamp("us", "UTC"))}
-    )
-
-
-# Few moments and users, so that ties happen; odd steps and values, so that sums depend on their order.
-TIMES = st.integers(-6, 12).map(lambda step: step * (DAY // 3 + 1))
-USERS = st.sampled_from(["u0", "u1"])
-EVENTS = st.lists(
-    st.builds(
-        Row,
-        USERS,
-        st.sampled_from([*ITEMS, "gone"]),
-        st.sampled_from(["like", "share"]),
-        TIMES,
-        st.sampled_from([None, 0.0, 0.1, 0.3, 1.0, 7.7]),
-    ),
-    max_size=14,
-)
-READS = st.lists(st.tuples(USERS, TIMES), min_size=1, max_size=8)
-
-# Two guards, so that no log lacks a type of the config: a type that never occurs is an error.
-GUARDS = [Row("guard", "gone", "like", 0, None), Row("guard", "gone", "share", 0, None)]
-CONFIG = ProfileConfig(half_life_days=2.5, half_life_days_of={"share": 0.5}, top_k=3)
-STREAMED = ProfileConfig(
-    event_types=("like", "share"), half_life_days=2.5, half_life_days_of={"share": 0.5}, top_k=3
-)
-compiled = settings(deadline=None)  # the first example compiles the kernel
-
-
-def build(
-    rows: list[Row], reads: list[tuple[str, int]], config: ProfileConfig = CONFIG, tokens: Jagged = TOKENS
-) -> dict[str, Profiles]:
-    return build_profiles(events_table([*rows, *GUARDS]), reads_table(reads), ITEMS, tokens, config, IDF)
-
-
-def listed(profiles: Profiles, row: int) -> tuple[Any, ...]:
-    first, last = profiles.lists.offsets[row], profiles.lists.offsets[row + 1]
-    assert profiles.lists.weights is not None
-    return (
-        profiles.lists.row(row).tolist(),
-        profiles.lists.weights[first:last].tolist(),
-        float(profiles.mass[row]),
-    )
-
-
-def plain(one: ProfileList) -> tuple[list[int], list[float], float]:
-    return one.token_ids.tolist(), one.weights.tolist(), one.mass
+from captionary.represent.profiles import Event, ProfileConfig, build_profiles, snapshot
+from captionary.represent.stream import ProfileState
 
 
 def test_one_user_by_hand() -> None:
@@ -129,26 +65,12 @@ def test_one_user_by_hand() -> None:
     assert listed(likes, 3) == ([], [], 0.0)
 
 
-def reference(
-    rows: list[Row], user: str, time: int, event: str, config: ProfileConfig
-) -> tuple[dict[int, float], float]:
-    """Decayed weights straight from the definition."""
-    weights: dict[int, float] = {}
-    mass = 0.0
-    for row in rows:
-        if (row.user, row.event) == (user, event) and row.time < time:
-            days = config.half_life_days_of.get(event, config.half_life_days)
-            amount = (1.0 if row.value is None else row.value) * 2 ** (-(time - row.time) / DAY / days)
-            mass += amount
-            for token in TOKENS.row(ITEMS.index(row.item)).tolist() if row.item in ITEMS else []:
-                weights[token] = weights.get(token, 0.0) + amount
-    return {token: weight for token, weight in weights.items() if weight}, mass
-
-
 @compiled
-@given(EVENTS, READS, st.booleans())
-def test_build_follows_the_definition(rows: list[Row], reads: list[tuple[str, int]], by_idf: bool) -> None:
-    config = ProfileConfig(half_life_days=2.5, half_life_days_of={"share": 0.5}, top_k=3, weigh_by_idf=by_idf)
+@given(EVENTS, READS, st.booleans(), st.just({}) | CAPS)
+def test_build_follows_the_definition(
+    rows: list[Row], reads: list[tuple[str, int]], by_idf: bool, caps: dict[str, Any]
+) -> None:
+    config = capped(caps, weigh_by_idf=by_idf)
     for event, profiles in build(rows, reads, config).items():
         for index, (user, time) in enumerate(reads):
             weights, mass = reference(rows, user, time, event, config)
@@ -167,37 +89,12 @@ def test_build_follows_the_definition(rows: list[Row], reads: list[tuple[str, in
 
 
 @compiled
-@given(EVENTS, READS, st.integers(0, 2**32 - 1))
-def test_build_equals_replaying_the_stream(rows: list[Row], reads: list[tuple[str, int]], seed: int) -> None:
-    built = build(rows, reads)
-    random.Random(seed).shuffle(rows)  # events of one moment come in any order
-    state = ProfileState(ITEMS, TOKENS, STREAMED, IDF)
-    left = sorted(rows, key=lambda row: -row.time)
-    for index in sorted(range(len(reads)), key=lambda index: reads[index][1]):
-        user, time = reads[index]
-        while left and left[-1].time <= time:  # those of the very moment have come, and must not show
-            row = left.pop()
-            state.apply(Event(row.user, row.item, row.event, row.time, row.value))
-        for event in ("like", "share"):
-            assert plain(state.read(user, event, time)) == listed(built[event], index)
-
-
-@compiled
-@given(EVENTS)
-def test_the_stream_returns_the_list_right_after_the_event(rows: list[Row]) -> None:
-    state = ProfileState(ITEMS, TOKENS, STREAMED, IDF)
-    rows.sort(key=lambda row: row.time)
-    for count, row in enumerate(rows, 1):
-        changed = state.apply(Event(*row))
-        assert changed is not None
-        built = build(rows[:count], [(row.user, row.time + 1)])[row.event]
-        assert plain(changed) == listed(built, 0)
-
-
-@compiled
-@given(EVENTS, READS, st.integers(0, 2**32 - 1))
-def test_the_order_of_rows_changes_nothing(rows: list[Row], reads: list[tuple[str, int]], seed: int) -> None:
-    built = build(rows, reads)
+@given(EVENTS, READS, st.integers(0, 2**32 - 1), st.just({}) | CAPS)
+def test_the_order_of_rows_changes_nothing(
+    rows: list[Row], reads: list[tuple[str, int]], seed: int, caps: dict[str, Any]
+) -> None:
+    config = capped(caps)
+    built = build(rows, reads, config)
     rng = random.Random(seed)
     order = rng.sample(range(len(reads)), len(reads))
     items = rng.sample(range(len(ITEMS)), len(ITEMS))
@@ -206,7 +103,7 @@ def test_the_order_of_rows_changes_nothing(rows: list[Row], reads: list[tuple[st
         reads_table([reads[index] for index in order]),
         [ITEMS[index] for index in items],
         TOKENS.take(np.array(items)),
-        CONFIG,
+        config,
         IDF,
     )
     for event in built:
@@ -233,14 +130,14 @@ def test_events_of_one_moment_are_summed_in_one_order(order: tuple[int, ...], sa
 
 
 @compiled
-@given(EVENTS, READS, EVENTS, TIMES)
+@given(EVENTS, READS, EVENTS, TIMES, st.just({}) | CAPS)
 def test_the_future_changes_nothing(
-    rows: list[Row], reads: list[tuple[str, int]], more: list[Row], now: int
+    rows: list[Row], reads: list[tuple[str, int]], more: list[Row], now: int, caps: dict[str, Any]
 ) -> None:
     """Events at or after a moment never change a list as of that moment."""
     reads = [(user, min(time, now)) for user, time in reads]
     future = [row._replace(time=max(row.time, now)) for row in more]
-    before, after = build(rows, reads), build(rows + future, reads)
+    before, after = (build(log, reads, capped(caps)) for log in (rows, rows + future))
     for event in before:
         for index in range(len(reads)):
             assert listed(after[event], index) == listed(before[event], index)
@@ -390,6 +287,13 @@ def test_event_types_that_do_not_occur_are_refused(config: ProfileConfig, messag
         ({"half_life_days": math.nan}, "half_life_days == nan, must be > 0"),
         ({"half_life_days_of": {"like": -1}}, "half_life_days_of like == -1.0, must be > 0"),
         ({"top_k": 0}, "top_k == 0, must be >= 1"),
+        ({"last_events": 0}, "last_events == 0, must be >= 1, or null"),
+        ({"per_item": -1}, "per_item == -1, must be >= 1, or null"),
+        ({"last_days": 0}, "last_days == 0.0, must be > 0"),
+        ({"repeat_weight": 1.5}, "repeat_weight == 1.5, must be 0 to 1"),
+        ({"repeat_weight": math.nan}, "repeat_weight == nan, must be 0 to 1"),
+        ({"value_max": 0}, "value_max == 0.0, must be > 0"),
+        ({"value_missing": math.inf}, "value_missing == inf, must be >= 0"),
         ({"event_types": ["a"], "half_life_days_of": {"b": 1}}, "half_life_days_of == b, must be one of a"),
         ({"halflife": 1}, "key == halflife"),
     ],
@@ -399,12 +303,50 @@ def test_wrong_configs_are_refused(settings: dict[str, object], message: str) ->
         from_mapping(ProfileConfig, settings, where="demo.yaml: profiles")
 
 
-@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("value", [-1.0, -math.inf, math.inf])
 def test_values_that_are_no_weights_are_refused(value: float) -> None:
     with pytest.raises(CaptionaryError, match=r"value == .*, must be from 0 .*events, row 1"):
         build([*ONE, Row("u0", "i3", "like", 0, value)], [("u0", 1)])
-    with pytest.raises(CaptionaryError, match=r"value == .*; stream"):
-        ProfileState(ITEMS, TOKENS, STREAMED, IDF).apply(Event("u0", "i3", "like", 0, value))
+
+
+def test_values_are_clipped_and_nan_is_missing() -> None:
+    values = [None, math.nan, 0.25, 7.0, math.inf]
+    rows = [Row("u0", "i3", "like", 0, value) for value in values]
+    config = ProfileConfig(half_life_days=math.inf, value_max=2.0, value_missing=0.5)
+    assert listed(build(rows, [("u0", 1)], config)["like"], 0)[2] == 0.5 + 0.5 + 0.25 + 2 + 2
+    config = ProfileConfig(half_life_days=math.inf, weigh_by_value=False)
+    assert listed(build(rows, [("u0", 1)], config)["like"], 0)[2] == 5
+
+
+def test_caps_by_hand() -> None:
+    """i3 has tokens 1 2 3, i1 3 4, i0 5 5 1."""
+    rows = [
+        Row("u0", item, "like", day * DAY, None) for day, item in enumerate(["i3", "i1", "i3", "i0", "i3"])
+    ]
+
+    def check(expected: dict[int, float], mass: float, **caps: Any) -> None:
+        config = ProfileConfig(half_life_days=math.inf, top_k=9, **caps)
+        tokens, shares, found = listed(build(rows, [("u0", 5 * DAY)], config)["like"], 0)
+        total = sum(expected.values())
+        weights = {token: share * total for token, share in zip(tokens, shares, strict=True)}
+        assert weights == pytest.approx(expected)
+        assert found == pytest.approx(mass)
+
+    check({1: 3 + 1, 2: 3, 3: 3 + 1, 4: 1, 5: 2}, 5)
+    check({1: 1 + 1, 2: 1, 3: 1, 5: 2}, 2, last_events=2)  # days 3 and 4
+    check({1: 1 + 1, 2: 1, 3: 1, 5: 2}, 2, last_days=2)  # day 3 is two days old, and counts
+    check({1: 1 + 1, 2: 1, 3: 1 + 1, 4: 1, 5: 2}, 3, per_item=1)  # days 1, 3 and 4
+    check({1: 2 + 1, 2: 2, 3: 2, 5: 2}, 3, per_item=2, last_events=3)  # days 2, 3 and 4
+    check({1: 1 + 1, 2: 1, 3: 1 + 1, 4: 1, 5: 2}, 3, per_item=1, last_events=3)  # reaches back to day 1
+    repeated = 1 + 1 / 2 + 1 / 4
+    check({1: repeated + 1, 2: repeated, 3: repeated + 1, 4: 1, 5: 2}, repeated + 2, repeat_weight=0.5)
+
+
+def test_unknown_items_count_for_the_last_events_but_not_as_one_item() -> None:
+    rows = [Row("u0", item, "like", day, None) for day, item in enumerate(["i3", "gone", "gone", "lost"])]
+    for caps, expected in (({"per_item": 1}, 4.0), ({"last_events": 3}, 3.0)):
+        config = ProfileConfig(half_life_days=math.inf, **caps)
+        assert listed(build(rows, [("u0", DAY)], config)["like"], 0)[2] == expected
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
@@ -424,35 +366,3 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     }.items():
         with pytest.raises(CaptionaryError, match=message):
             build_profiles(*arguments)  # type: ignore[arg-type]
-
-
-def test_a_stream_needs_types_and_cannot_be_asked_about_its_past() -> None:
-    with pytest.raises(CaptionaryError, match=r"event_types == \(\), must be given"):
-        ProfileState(ITEMS, TOKENS, ProfileConfig(), IDF)
-    state = ProfileState(ITEMS, TOKENS, STREAMED, IDF)
-    assert state.apply(Event("u0", "i3", "comment", 0)) is None
-    with pytest.raises(CaptionaryError, match="event type == comment, must be one of like, share"):
-        state.read("u0", "comment", 1)
-    assert plain(state.read("u0", "like", 1)) == ([], [], 0.0)
-    state.apply(Event("u0", "i3", "like", 10))
-    assert plain(state.read("u0", "like", 10)) == ([], [], 0.0)
-    state.apply(Event("u0", "i1", "like", 20))
-    assert state.read("u0", "like", 20).token_ids.tolist() == [2, 1, 3]
-    with pytest.raises(CaptionaryError, match="as_of == 10, must be after 10"):
-        state.read("u0", "like", 10)
-
-
-@compiled
-@given(EVENTS)
-def test_events_that_come_late_count_up_to_rounding(rows: list[Row]) -> None:
-    state = ProfileState(ITEMS, TOKENS, STREAMED, IDF)
-    for row in rows:
-        state.apply(Event(*row))
-    end = 20 * DAY
-    built = build(rows, [("u0", end)])
-    for event in ("like", "share"):
-        tokens, weights, mass = listed(built[event], 0)
-        late = state.read("u0", event, end)
-        assert late.mass == pytest.approx(mass, rel=1e-6)
-        assert sorted(late.weights) == pytest.approx(sorted(weights), rel=1e-5)
-        assert len(late.token_ids) == len(tokens)

@@ -9,7 +9,6 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captionary.represent import wordpiece as module
 from captionary.represent.tokenizers import TokenizerConfig, load_tokenizer
 from captionary.represent.wordpiece import WordPieceTokenizer
 
@@ -95,8 +94,3 @@ def test_an_empty_corpus_gives_an_empty_vocabulary() -> None:
 def test_more_letters_than_room_leave_room_for_pieces() -> None:
     tokenizer = fitted(["".join(map(chr, range(0x4E00, 0x4E40)))] * 2, 21)
     assert len(tokenizer.vocabulary) <= 21
-
-
-def test_words_of_ascii_are_split_as_the_normalizer_splits() -> None:
-    for caption in ("A dog's BALL_2, x-y!", " ", "tab\tnew\nline"):
-        assert module._words(caption) == module._NORMALIZER.normalize_str(caption).split()

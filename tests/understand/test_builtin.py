@@ -68,3 +68,13 @@ def test_a_copied_checkpoint_is_the_same_captioner(captioner: BuiltinCaptioner, 
         (tmp_path / path.name).write_bytes(path.read_bytes())
     threads = torch.get_num_threads()
     assert BuiltinCaptioner(checkpoint=tmp_path, threads=threads).fingerprint == captioner.fingerprint
+
+
+def test_a_caption_does_not_depend_on_its_batch(captioner: BuiltinCaptioner) -> None:
+    """One at a time and all at once, in the precision that this machine runs in; a tie may fall either way."""
+    data = scenes(64, HELD_OUT_SEED)
+    images = [data.picture(row) for row in range(64)]
+    together = BuiltinCaptioner(batch_size=64, threads=1).caption(images)
+    alone = [captioner.caption([image])[0] for image in images]
+    differing = [row for row in range(64) if alone[row] != together[row]]
+    assert len(differing) <= 1, [(alone[row].text, together[row].text) for row in differing]

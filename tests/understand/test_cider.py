@@ -4,7 +4,11 @@ import pytest
 
 from captionary.understand.cider import CiderD
 
-REFERENCES = [["a dog runs", "the dog runs fast"], ["two cats sleep", "cats on a sofa"], ["a red car", "red car"]]
+REFERENCES = [
+    ["a dog runs", "the dog runs fast"],
+    ["two cats sleep", "cats on a sofa"],
+    ["a red car", "red car"],
+]
 
 
 def test_a_copy_of_the_only_reference_scores_ten() -> None:
@@ -24,7 +28,9 @@ def test_the_length_penalty_is_a_gaussian_of_six_words() -> None:
 def test_equals_the_public_scorer() -> None:
     cider = pytest.importorskip("pycocoevalcap.cider.cider", reason="the scorer is the extra `train`")
     said = ["a dog runs fast", "cats sleep on a sofa", "red red car car"]
-    mean, each = cider.Cider().compute_score(dict(enumerate(REFERENCES)), {i: [s] for i, s in enumerate(said)})
+    mean, each = cider.Cider().compute_score(
+        dict(enumerate(REFERENCES)), {i: [s] for i, s in enumerate(said)}
+    )
     ours = [CiderD(REFERENCES).score(line, row) for row, line in enumerate(said)]
     assert ours == pytest.approx(list(each))
     assert sum(ours) / 3 == pytest.approx(mean)

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import os
-import random
 import re
-import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 
@@ -16,9 +13,10 @@ import pytest
 from PIL import Image
 from tests.understand.fake import FakeCaptioner, column, items_of, write_pictures
 
-from captionary.understand import job
+from captionary.errors import CaptionaryError
+from captionary.understand import views, workers
 from captionary.understand.caption import caption_items
-from captionary.understand.captioner import Caption
+from captionary.understand.captioner import Caption, StoppedError
 from captionary.understand.media import digest, digest_bytes
 from captionary.understand.store import CaptionStore
 
@@ -57,7 +55,7 @@ def test_what_failed_is_free_for_another_job_at_once(tmp_path, store, monkeypatc
     names = write_pictures(tmp_path, 12)
     changed = digest(tmp_path / names[1])
     monkeypatch.setattr(
-        job, "digest_bytes", lambda data: "" if digest_bytes(data) == changed else digest_bytes(data)
+        workers, "digest_bytes", lambda data: "" if digest_bytes(data) == changed else digest_bytes(data)
     )
     seen, free = [], []
 
@@ -105,7 +103,7 @@ def test_answers_are_checked(tmp_path, store, captions, vectors, message):
 def test_a_file_that_changes_while_it_is_read(tmp_path, store, monkeypatch):
     names = write_pictures(tmp_path, 3)
     items = items_of([[name] for name in names])
-    monkeypatch.setattr(job, "digest_bytes", lambda data: "another digest")
+    monkeypatch.setattr(workers, "digest_bytes", lambda data: "another digest")
     report = caption_items(items, tmp_path, FakeCaptioner(), store)
     assert report.failed == {"changed": 3}
     monkeypatch.undo()
@@ -134,8 +132,8 @@ def test_an_interrupted_job_keeps_what_it_captioned(tmp_path, store):
 def test_reading_ahead_is_bounded(tmp_path, store, monkeypatch):
     items = items_of([[name] for name in write_pictures(tmp_path, 100)])
     decoded, lead = [], []
-    decode = job.decode
-    monkeypatch.setattr(job, "decode", lambda *a, **k: decoded.append(1) or decode(*a, **k))
+    decode = views.decode
+    monkeypatch.setattr(views, "decode", lambda *a, **k: decoded.append(1) or decode(*a, **k))
     fake = FakeCaptioner(hook=lambda image: lead.append(len(decoded) - len(lead)), seconds=0.001)
     caption_items(items, tmp_path, fake, store, batch_size=5)
     assert len(decoded) == 100
@@ -151,6 +149,30 @@ def test_pictures_arrive_shrunk_to_what_the_captioner_uses(tmp_path, store):
         )
         caption_items(items_of([["a.jpg"]]), tmp_path, fake, store)
     assert sizes == [(120, 90), (round(448 * 4 / 3), 448)]
+
+
+def test_a_full_disk_stops_the_job_and_loses_nothing(tmp_path, store):
+    items = items_of([[name] for name in write_pictures(tmp_path, 60)])
+    acknowledged = []
+
+    class Telling(CaptionStore):
+        def put_many(self, records, *rest, **more):
+            super().put_many(records, *rest, **more)
+            acknowledged.extend(record.media_digest for record in records)
+            pages = self._db.execute("PRAGMA page_count").fetchone()[0]
+            self._db.execute(f"PRAGMA max_page_count = {max(pages, 30)}")
+
+    wordy = FakeCaptioner(hook=lambda image: f"{image.getpixel((0, 0))} " * 500)
+    with (
+        Telling(store.path) as small,
+        pytest.raises(CaptionaryError, match=r"on a disk with space left; .*free"),
+    ):
+        caption_items(items, tmp_path, wordy, small, batch_size=4)
+    kept = len(acknowledged)
+    assert 0 < kept < 60
+    assert store.get_many(acknowledged, "fake-1").keys() == set(acknowledged)
+    report = caption_items(items, tmp_path, wordy, store, batch_size=4)  # there is space again
+    assert (report.new, report.reused) == (60 - kept, kept)
 
 
 JOB = """
@@ -189,22 +211,22 @@ def test_two_jobs_on_one_store_do_no_double_work(tmp_path):
     assert len(log.read_text().splitlines()) == 100
 
 
-def test_a_killed_job_goes_on_where_it_was(tmp_path):
-    write_pictures(tmp_path / "media", 200)
-    path, log = tmp_path / "captions.sqlite", tmp_path / "log"
-    rng = random.Random(5)
-    for life in range(3):
-        child = start(path, tmp_path / "media", log)
-        child.stdout.readline()
-        while not log.exists() or len(log.read_text().splitlines()) < 30 * (life + 1):
-            time.sleep(0.005)
-        time.sleep(rng.random() * 0.05)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-    with CaptionStore(path) as store:
-        kept = len(store)
-    made, reused, failed = start(path, tmp_path / "media", log).communicate()[0].split()[1:]
-    assert 0 < kept < 200
-    assert (int(made), int(reused), failed) == (200 - kept, kept, "{}")
-    # Paid twice: at most the batch in the air at each of the three kills.
-    assert len(log.read_text().splitlines()) <= 200 + 3 * 4
+def test_a_captioner_that_may_not_go_on_keeps_what_it_answered(tmp_path, store):
+    """A cap is reached in the second batch: its first picture is kept, nothing further is asked, and the job says why."""
+
+    class Capped(FakeCaptioner):
+        def caption(self, images):
+            if self.images == 4:
+                answered = super().caption(images[:1])
+                raise StoppedError("money spent == 1, must be <= 1", [*answered, *[None] * (len(images) - 1)])
+            return super().caption(images)
+
+    captioner = Capped()
+    media = items_of([[name] for name in write_pictures(tmp_path, 12)])
+    with pytest.raises(StoppedError, match="money spent"):
+        caption_items(media, tmp_path, captioner, store, batch_size=4, progress=False)
+    assert captioner.images == 5
+    later = FakeCaptioner()
+    report = caption_items(media, tmp_path, later, store, batch_size=4, progress=False)
+    assert later.images == 7  # 12 - 4 - 1: claims of the rest were given back
+    assert report.failed == {}

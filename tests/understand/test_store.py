@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from captionary.errors import CaptionaryError
+from captionary.understand.similar import Sign
 from captionary.understand.store import CaptionRecord, CaptionStore, now
 
+VECTOR = np.ones(2, np.float32)
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), *sys.path])}
 
@@ -90,6 +92,114 @@ def test_a_batch_is_stored_whole_or_not_at_all(path):
         assert len(store) == 0
         store.put_many(records("d1", "d2"), "c")  # and the store can go on
         assert len(store) == 2
+
+
+def test_replacing_never_takes_a_caption_away(path):
+    with CaptionStore(path) as store:
+        store.put_many(records("d1"), "c", encoder="e", vectors={"d1": np.ones(2, np.float32)})
+        store.put_many(records("d1", caption="a cat"), "c", replace=True)
+        store.put_many([CaptionRecord("d1", status="failed", reason="empty_caption")], "c", replace=True)
+        store.put_many([], "c", encoder="e", vectors={"d1": np.zeros(2, np.float32)}, replace=True)
+        assert store.get_many(["d1"], "c")["d1"].caption == "a cat"
+        assert store.get_vectors(["d1"], "e")["d1"].tolist() == [0, 0]
+        assert len(store) == 1
+
+
+def test_signs_are_seen_by_others_as_they_come(path):
+    high, low = Sign((1 << 64) - 2, bytes(192)), Sign(7, bytes(range(192)))
+    with CaptionStore(path) as one, CaptionStore(path) as other:
+        one.put_many(records("d1", "d2"), "c", signs={"d1": high, "d2": low})
+        ids, hashes = other.signs_after(0, "c")
+        assert [other.sign(int(id_)) for id_ in ids] == [("d1", high), ("d2", low)]
+        assert hashes.tolist() == [high.hash, low.hash]
+        assert other.last_sign() == ids[-1]
+        assert other.get_signs(["d2", "d3"], "c") == {"d2": low}
+        assert len(other.signs_after(0, "another captioner")[0]) == 0
+        one.put_many(records("d1"), "c", signs={"d1": low}, replace=True)
+        later, hashes = other.signs_after(int(ids[-1]), "c")
+        assert hashes.tolist() == [low.hash]  # what was replaced comes again
+        assert other.sign(int(ids[0])) is None
+        one.forget("c", ["d1"])
+        assert other.sign(int(later[0])) is None
+
+
+def test_a_store_of_the_version_before_is_upgraded(path):
+    path.parent.mkdir()
+    old = sqlite3.connect(path)
+    old.executescript(
+        """CREATE TABLE captions (
+            media_digest TEXT NOT NULL, captioner TEXT NOT NULL, caption TEXT NOT NULL, status TEXT NOT NULL,
+            reason TEXT NOT NULL, detail TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL, latency_ms REAL NOT NULL, created_at INTEGER NOT NULL,
+            PRIMARY KEY (captioner, media_digest)) WITHOUT ROWID;
+        CREATE TABLE vectors (media_digest TEXT NOT NULL, encoder TEXT NOT NULL, vector BLOB NOT NULL,
+            PRIMARY KEY (encoder, media_digest));
+        CREATE TABLE claims (media_digest TEXT NOT NULL, captioner TEXT NOT NULL, owner TEXT NOT NULL,
+            expires_at REAL NOT NULL, PRIMARY KEY (captioner, media_digest)) WITHOUT ROWID;
+        INSERT INTO captions VALUES ('d1', 'c', 'a dog', 'ok', '', '', 36, 7, 12.5, 1000001);
+        PRAGMA application_id = 1128353876; PRAGMA user_version = 1;"""
+    )
+    old.close()
+    for _ in range(2):
+        with CaptionStore(path) as store:
+            when = datetime(1970, 1, 1, 0, 0, 1, 1, tzinfo=UTC)
+            expected = CaptionRecord("d1", "a dog", "ok", "", "", 36, 7, 12.5, when)
+            assert store.get_many(["d1"], "c") == {"d1": expected}
+            store.put_many(records("d2")[:1], "c", signs={"d2": Sign(1, bytes(192))})
+            assert len(store.signs_after(0, "c")[0]) == 1
+
+
+def test_lists_of_fingerprints_and_the_newest_caption(path):
+    early, late = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 2, tzinfo=UTC)
+    with CaptionStore(path) as store:
+        assert store.captioners() == store.encoders() == []
+        store.put_many(
+            [CaptionRecord("d1", "first", created_at=early)], "c2", encoder="e", vectors={"d1": VECTOR}
+        )
+        store.put_many([CaptionRecord("d1", "then", created_at=late), CaptionRecord("d2", "two")], "c1")
+        store.put_many([CaptionRecord("d1", status="failed", created_at=late)], "c3")
+        assert store.captioners() == ["c1", "c2", "c3"]
+        assert store.encoders() == ["e"]
+        found = store.newest(["d1", "d2", "d3"])
+        assert {key: (record.caption, name) for key, (record, name) in found.items()} == {
+            "d1": ("then", "c1"),
+            "d2": ("two", "c1"),
+        }
+
+
+def test_rows_come_in_order_page_by_page(path, monkeypatch):
+    monkeypatch.setattr("captionary.understand.store._PAGE", 3)
+    with CaptionStore(path) as store:
+        store.put_many(records(*"gfedcba"), "c2")
+        store.put_many(records(*"xyz"), "c1")
+        assert [(name, record.media_digest) for name, record in store.rows()] == [
+            *(("c1", key) for key in "xyz"),
+            *(("c2", key) for key in "abcdefg"),
+        ]
+        assert [record.media_digest for _, record in store.rows("c1")] == list("xyz")
+        assert store.forget("c2", "abz") == 2
+        assert store.forget("c2") == 5
+        assert len(store) == 3
+
+
+def test_a_claim_is_renewed_while_its_job_works(path, monkeypatch):
+    with CaptionStore(path) as one:
+        one.claim(["a", "b"], "c", lease_seconds=1)
+        one.put_many(records("x"), "c")  # too soon to renew
+        assert one._db.execute("SELECT max(expires_at) FROM claims").fetchone()[0] < time.time() + 2
+        one._renewed -= 200
+        one.put_many(records("y"), "c")
+        assert one._db.execute("SELECT min(expires_at) FROM claims").fetchone()[0] > time.time() + 500
+
+
+def test_another_containers_process_is_not_taken_for_dead(path):
+    with CaptionStore(path) as one, CaptionStore(path) as other:
+        one.claim(["a"], "c")
+        machine, _, started, name = one._owner.split("|")
+        one._db.execute("UPDATE claims SET owner = ?", (f"{machine}x|999999999|{started}|{name}",))
+        assert other.claim(["a"], "c") == set()
+        one._db.execute("UPDATE claims SET owner = ?", (f"{machine}|999999999|{started}|{name}",))
+        assert other.claim(["a"], "c") == {"a"}
 
 
 def test_claims_are_granted_once(path):
@@ -250,7 +360,7 @@ def test_a_store_of_a_newer_version(path):
     newer = sqlite3.connect(path)
     newer.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(CaptionaryError, match=r"store version == 99, must be <= 1; .*upgrade"):
+    with pytest.raises(CaptionaryError, match=r"store version == 99, must be <= 2; .*upgrade"):
         CaptionStore(path)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from captionary.understand.media import MediaError, decode, open_image
 
 __all__ = ["THUMBNAIL_BYTES", "ItemCard", "ProfileCard", "thumbnail"]
 
@@ -61,14 +62,8 @@ def thumbnail(image: Path | bytes | None, *, limit: int = THUMBNAIL_BYTES) -> st
     if image is None:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-                opened.draft("RGB", (_SIDES[0], _SIDES[0]))
-                picture = ImageOps.exif_transpose(opened)
-                picture.thumbnail((_SIDES[0], _SIDES[0]))
-                picture = _flat(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        picture = decode(image, _SIDES[0]) if isinstance(image, bytes) else open_image(image, _SIDES[0])
+    except MediaError:
         return None
     for side in _SIDES:
         for quality in _QUALITIES:
@@ -76,15 +71,6 @@ def thumbnail(image: Path | bytes | None, *, limit: int = THUMBNAIL_BYTES) -> st
             if len(content) <= limit:
                 return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
     return None
-
-
-def _flat(picture: Image.Image) -> Image.Image:
-    """The picture in RGB, transparency laid on white."""
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB")
 
 
 def _jpeg(picture: Image.Image, side: int, quality: int) -> bytes:

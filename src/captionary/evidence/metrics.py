@@ -1,27 +1,42 @@
-"""Metrics of binary tasks: exact AUC, normalized entropy, log loss, calibration, and the paper's two gains.
+"""Metrics of binary tasks: exact AUC, GAUC, normalized entropy, log loss, calibration, and the paper's two gains.
 
 A metric that its rows do not define (a task with one class only has no AUC) is ``nan``, never a number that
-looks like one: `evaluate` turns the ``nan`` into a warning in words, the report into a dash.
+looks like one: `evaluate` turns the ``nan`` into a warning in words, the report into a dash, and
+`captionary.evidence.calibration.describe_task` says why. Formulas and sources: docs/metrics.md.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from captionary.errors import bad_value
+from captionary.evidence.counting import losses, pairs
 
-__all__ = ["auc", "auc_gain", "calibration", "log_loss", "ne_gain", "normalized_entropy"]
+__all__ = [
+    "Gauc",
+    "Rows",
+    "auc",
+    "auc_gain",
+    "calibration",
+    "checked",
+    "gauc",
+    "log_loss",
+    "ne_gain",
+    "normalized_entropy",
+]
 
 Floats = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.floating | np.bool_ | np.integer]
 Number = TypeVar("Number", float, npt.NDArray[np.float64])
 
 
-def auc(labels: Labels, scores: Floats, weights: Floats | None = None) -> float:
+def auc(
+    labels: Labels, scores: Floats, weights: Floats | None = None, mask: npt.NDArray[np.bool_] | None = None
+) -> float:
     """The chance that a positive row scores above a negative one, a tie counting one half.
 
     Exact: no binning. Equal scores form one group, and a group of p positives and n negatives with N
@@ -32,34 +47,25 @@ def auc(labels: Labels, scores: Floats, weights: Floats | None = None) -> float:
         labels: 0 or 1, [N].
         scores: any finite order, [N]; probabilities or logits alike.
         weights: importance of each row, >= 0, [N]; a row of weight 0 is absent. None: each row counts 1.
+        mask: which rows have a label, [N]; of the others nothing is looked at. None: all.
 
     Returns:
         AUC in 0…1, or ``nan`` where the rows hold one class only.
 
     Raises:
-        CaptionaryError: a label is neither 0 nor 1, a score is NaN, a weight is negative, the lengths differ.
+        CaptionaryError: a label is neither 0 nor 1, a score is NaN, a weight is negative or not finite, the
+            lengths differ.
     """
-    positive, scores, weights = _checked(labels, scores, weights)
-    order = np.argsort(scores)
-    ordered = scores[order]
-    last = np.ones(len(ordered), dtype=bool)  # the last row of each group of equal scores
-    np.not_equal(ordered[1:], ordered[:-1], out=last[:-1])
-    ends = np.flatnonzero(last)
-    if weights is None:
-        positives = np.cumsum(positive[order], dtype=np.int64)[ends]
-        negatives = ends + 1 - positives
-    else:
-        ordered_weights = weights[order]
-        positives = np.cumsum(np.where(positive[order], ordered_weights, 0.0))[ends]
-        negatives = np.cumsum(np.where(positive[order], 0.0, ordered_weights))[ends]
-    if not len(ends) or positives[-1] <= 0 or negatives[-1] <= 0:
-        return math.nan
-    below = np.concatenate([negatives[:1] * 0, negatives[:-1]])
-    twice_won = np.sum(np.diff(positives, prepend=0) * (below + negatives))  # N + (N + n) = 2·(N + n/2)
-    return float(twice_won / 2 / (float(positives[-1]) * float(negatives[-1])))
+    rows = checked(labels, scores, weights, mask)
+    return float(pairs(rows.positive, rows.scores, weights=rows.weights).auc[-1])
 
 
-def log_loss(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> float:
+def log_loss(
+    labels: Labels,
+    probabilities: Floats,
+    weights: Floats | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> float:
     """Mean of −log p over positive rows and −log(1 − p) over negative rows, in nats; ``nan`` without rows.
 
     Probabilities are kept away from 0 and 1 by the machine epsilon of their own type, as scikit-learn does: a
@@ -68,19 +74,16 @@ def log_loss(labels: Labels, probabilities: Floats, weights: Floats | None = Non
     Raises:
         CaptionaryError: as `auc`, and where a probability lies outside 0…1.
     """
-    positive, probabilities, weights = _checked(labels, probabilities, weights)
-    if not len(positive):
-        return math.nan
-    if probabilities.min() < 0 or probabilities.max() > 1:
-        outside = probabilities[(probabilities < 0) | (probabilities > 1)][0]
-        raise bad_value("probability", float(outside), "in 0…1", todo="pass probabilities, not logits")
-    epsilon = float(np.finfo(probabilities.dtype).eps)
-    right = np.where(positive, probabilities, 1 - probabilities.astype(np.float64))
-    losses = -np.log(np.clip(right, epsilon, 1 - epsilon))
-    return _mean(losses, weights)
+    rows = checked(labels, probabilities, weights, mask, probabilities=True)
+    return float(losses(rows.positive, rows.scores, weights=rows.weights).log_loss[-1])
 
 
-def normalized_entropy(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> float:
+def normalized_entropy(
+    labels: Labels,
+    probabilities: Floats,
+    weights: Floats | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> float:
     """Log loss over the entropy of the base rate (He et al. 2014, eq. 1); 1 is what the base rate achieves.
 
     NE = −1/N Σ (y·log p + (1−y)·log(1−p)) / −(b·log b + (1−b)·log(1−b)), b the share of positives.
@@ -89,22 +92,77 @@ def normalized_entropy(labels: Labels, probabilities: Floats, weights: Floats | 
     Raises:
         CaptionaryError: as `log_loss`.
     """
-    loss = log_loss(labels, probabilities, weights)
-    base = _mean(np.asarray(labels, np.float64), None if weights is None else np.asarray(weights, np.float64))
-    if not 0 < base < 1:
-        return math.nan
-    return loss / -(base * math.log(base) + (1 - base) * math.log(1 - base))
+    rows = checked(labels, probabilities, weights, mask, probabilities=True)
+    return float(losses(rows.positive, rows.scores, weights=rows.weights).normalized_entropy[-1])
 
 
-def calibration(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> float:
+def calibration(
+    labels: Labels,
+    probabilities: Floats,
+    weights: Floats | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> float:
     """Predicted positives ÷ observed positives: 1 is calibrated, above 1 too high; ``nan`` without positives.
+
+    Raises:
+        CaptionaryError: as `log_loss`.
+    """
+    rows = checked(labels, probabilities, weights, mask, probabilities=True)
+    return float(losses(rows.positive, rows.scores, weights=rows.weights).calibration[-1])
+
+
+class Gauc(NamedTuple):
+    """AUC within users, and what it could not be taken of."""
+
+    value: float
+    """Mean AUC of the users that have both classes, weighted by their impressions; ``nan`` without any."""
+    users: int
+    """Users in the mean."""
+    left_out: int
+    """Users whose rows hold one class only: they have no AUC."""
+    rows_left_out: int
+    """Rows of those."""
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """For JSON: what is not known is None."""
+        return {**self._asdict(), "value": None if math.isnan(self.value) else self.value}
+
+
+def gauc(
+    labels: Labels,
+    scores: Floats,
+    users: npt.NDArray[Any],
+    weights: Floats | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+) -> Gauc:
+    """AUC within each user's rows, averaged by impressions: Σ nᵤ·AUCᵤ ÷ Σ nᵤ (Zhu et al. 2018, DIN, eq. 6).
+
+    How good the order of one user's items is, without what tells one user from another. A user with one class has no
+    AUC and is left out and counted. (torchrec's GAUC averages sessions alike and breaks ties by position.)
+
+    Args:
+        users: integers or strings, [N].
+        weights: [N]; nᵤ is then the weight of the user's rows.
 
     Raises:
         CaptionaryError: as `auc`.
     """
-    positive, probabilities, weights = _checked(labels, probabilities, weights)
-    observed = _mean(positive.astype(np.float64), weights)
-    return _mean(probabilities.astype(np.float64), weights) / observed if observed > 0 else math.nan
+    rows = checked(labels, scores, weights, mask)
+    users = np.asarray(users)
+    if users.shape != np.shape(labels):
+        raise bad_value("shape of users", str(users.shape), f"that of the labels, {np.shape(labels)}")
+    if mask is not None:
+        users = users[mask]
+    names, member = np.unique(users, return_inverse=True)
+    counted = pairs(rows.positive, rows.scores, member, len(names), rows.weights)
+    each, size = counted.auc[:-1], (counted.positives + counted.negatives)[:-1].astype(np.float64)
+    present = size > 0
+    known = ~np.isnan(each)
+    value = float(np.sum(each[known] * size[known]) / np.sum(size[known])) if known.any() else math.nan
+    absent = present & ~known
+    return Gauc(
+        value, int(known.sum()), int(absent.sum()), int(np.isin(member, np.flatnonzero(absent)).sum())
+    )
 
 
 def auc_gain(treatment: Number, baseline: Number) -> Number:
@@ -123,22 +181,41 @@ def _relative(decrease: Number, whole: Number) -> Number:
     return quotient if isinstance(decrease, np.ndarray) else float(quotient)
 
 
-def _mean(values: npt.NDArray[np.float64], weights: Floats | None) -> float:
-    if weights is None:
-        return float(np.mean(values)) if len(values) else math.nan
-    total = float(np.sum(weights, dtype=np.float64))
-    return float(np.sum(values * weights, dtype=np.float64)) / total if total > 0 else math.nan
+class Rows(NamedTuple):
+    """Rows that a metric may be taken of."""
+
+    positive: npt.NDArray[np.bool_]
+    scores: Floats
+    weights: npt.NDArray[np.float64] | None
 
 
-def _checked(
-    labels: Labels, scores: Floats, weights: Floats | None
-) -> tuple[npt.NDArray[np.bool_], Floats, npt.NDArray[np.float64] | None]:
-    """(positive [N] bool, scores [N] floating, weights [N] float64 or None), or the error that fits."""
+def checked(
+    labels: Labels,
+    scores: Floats,
+    weights: Floats | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+    *,
+    probabilities: bool = False,
+) -> Rows:
+    """The rows in the mask as (positive [N] bool, scores [N] floating, weights [N] float64 or None).
+
+    Raises:
+        CaptionaryError: as `auc`; with `probabilities`, also where a score lies outside 0…1.
+    """
     labels, scores = np.asarray(labels), np.asarray(scores)
-    if scores.dtype.kind != "f":
-        scores = scores.astype(np.float64)
+    if scores.dtype not in (np.float32, np.float64):
+        scores = scores.astype(np.float32 if scores.dtype == np.float16 else np.float64)
     if labels.ndim != 1 or scores.shape != labels.shape:
         raise bad_value("shapes of labels and scores", f"{labels.shape} and {scores.shape}", "both [N]")
+    importance = None if weights is None else np.asarray(weights, dtype=np.float64)
+    if importance is not None and importance.shape != labels.shape:
+        raise bad_value("shape of weights", str(importance.shape), f"that of the labels, {labels.shape}")
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.shape != labels.shape or mask.dtype != np.bool_:
+            raise bad_value("mask", f"{mask.dtype} {mask.shape}", f"bool {labels.shape}")
+        labels, scores = labels[mask], scores[mask]
+        importance = None if importance is None else importance[mask]
     positive = labels.astype(bool)
     if labels.dtype != np.bool_ and not np.array_equal(positive, labels):
         odd = labels[positive != labels][0]
@@ -146,11 +223,10 @@ def _checked(
     if np.isnan(scores).any():
         row = int(np.flatnonzero(np.isnan(scores))[0])
         raise bad_value("score", "nan", "a number", where=f"row {row}")
-    if weights is None:
-        return positive, scores, None
-    importance = np.asarray(weights, dtype=np.float64)
-    if importance.shape != labels.shape:
-        raise bad_value("shape of weights", str(importance.shape), f"that of the labels, {labels.shape}")
-    if not np.all(importance >= 0):
-        raise bad_value("weight", float(importance[~(importance >= 0)][0]), ">= 0")
-    return positive, scores, importance
+    if probabilities and len(scores) and (scores.min() < 0 or scores.max() > 1):
+        outside = scores[(scores < 0) | (scores > 1)][0]
+        raise bad_value("probability", float(outside), "in 0…1", todo="pass probabilities, not logits")
+    if importance is not None and not np.all((importance >= 0) & np.isfinite(importance)):
+        odd = importance[~((importance >= 0) & np.isfinite(importance))][0]
+        raise bad_value("weight", float(odd), ">= 0 and finite")
+    return Rows(positive, np.ascontiguousarray(scores), importance)

@@ -62,6 +62,7 @@ class Source:
         self.mean, self.scale = mean, scale
         self.visual = data.visual if features.visual else None
         self.tokens = data.item_tokens[features.tokens] if features.tokens is not None else None
+        self.vectors = features.vectors
         profiles = data.profiles[features.profiles] if features.profiles is not None else {}
         self.events = len(profiles)
         self.profiles = _interleave(list(profiles.values())) if profiles else None
@@ -93,7 +94,13 @@ class Source:
             visual=visual,
             tokens=None if self.tokens is None else _tensors(self.tokens.take(distinct)),
             profiles=self._profiles(rows),
+            vectors={name: self._vectors(name, rows, items) for name in self.vectors},
         )
+
+    def _vectors(self, name: str, rows: Ints, items: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+        values, row = self.data.vectors[name]
+        distinct, place = np.unique(items if row is None else row[rows], return_inverse=True)
+        return torch.from_numpy(values[distinct].astype(np.float32)), torch.from_numpy(place.reshape(-1))
 
     def _profiles(self, rows: Ints) -> Lists | None:
         if self.profiles is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,21 @@ import pyarrow as pa
 
 from captionary.errors import CaptionaryError, bad_value, nearest
 from captionary.represent.jagged import Jagged
+from captionary.represent.vectors import TokenVectors
 
-__all__ = ["RankingData", "factorize_ids"]
+__all__ = ["DenseVectors", "RankingData", "factorize_ids"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
+
+
+class DenseVectors(NamedTuple):
+    """A dense feature that is a vector, of items or of whatever else impressions have one of: users as of a time."""
+
+    values: npt.NDArray[np.float32]
+    """[P, D]; zeros stand for none."""
+    row: Ints | None = None
+    """[N] which of the P an impression has; None: the vector of its item, P = I."""
 
 
 def factorize_ids(keys: Any, train: Ints, *, min_rows: int = 1) -> tuple[Ints, int]:
@@ -92,6 +102,10 @@ class RankingData:
     """Key → I lists."""
     profiles: Mapping[str, Mapping[str, Jagged]] = field(default_factory=dict)
     """Key → event type → N weighted lists."""
+    vectors: Mapping[str, DenseVectors] = field(default_factory=dict)
+    """Key → dense vectors beside `visual`."""
+    token_vectors: Mapping[str, TokenVectors] = field(default_factory=dict)
+    """Key → vectors that a token table may start from."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -209,6 +223,14 @@ def _check(data: RankingData) -> None:
         if data.visual.ndim != 2 or data.visual.shape[1] < 1:
             raise bad_value("shape of visual", data.visual.shape, f"({items}, D)")
         _check_finite("visual", data.visual, (items, data.visual.shape[1]))
+    for key, (vectors, row) in data.vectors.items():
+        if vectors.ndim != 2 or vectors.shape[1] < 1:
+            raise bad_value(f"shape of vectors {key}", vectors.shape, "(P, D)")
+        _check_finite(f"vectors {key}", vectors, (items if row is None else len(vectors), vectors.shape[1]))
+        if row is not None:
+            if len(row) != rows:
+                raise _shape(f"rows of vectors {key}", row, (rows,))
+            _check_indices(f"row of vectors {key}", row, len(vectors))
     for key, lists in data.item_tokens.items():
         _check_lists(f"item tokens {key}", lists, items)
     for key, profiles in data.profiles.items():

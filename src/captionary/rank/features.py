@@ -24,11 +24,19 @@ class FeatureSet:
     """Key of `RankingData.item_tokens`, or None."""
     profiles: str | None = None
     """Key of `RankingData.profiles`, or None; the same as `tokens` where both are given."""
+    vectors: tuple[str, ...] = ()
+    """Keys of `RankingData.vectors`, of which each is a field."""
+    token_vectors: str | None = None
+    """Key of `RankingData.token_vectors`, from which the token table starts; None: it starts at random."""
 
     def __post_init__(self) -> None:
         if self.tokens and self.profiles and self.tokens != self.profiles:
             rule = f"{self.tokens}, as item tokens and profiles share one token table"
             raise bad_value("profiles", self.profiles, rule)
+        if len(set(self.vectors)) < len(self.vectors):
+            raise bad_value("vectors", ", ".join(self.vectors), "each named once")
+        if self.token_vectors is not None and not self.key:
+            raise bad_value("token_vectors", self.token_vectors, "given with tokens or profiles")
 
     @property
     def key(self) -> str | None:
@@ -49,6 +57,12 @@ class FeatureSet:
         if self.profiles is not None and self.profiles not in data.profiles:
             rule = nearest(self.profiles, data.profiles)
             raise bad_value("profiles", self.profiles, rule, where="profiles of the data")
+        for name in self.vectors:
+            if name not in data.vectors:
+                raise bad_value("vectors", name, nearest(name, data.vectors), where="vectors of the data")
+        if self.token_vectors is not None and self.token_vectors not in data.token_vectors:
+            rule = nearest(self.token_vectors, data.token_vectors)
+            raise bad_value("token_vectors", self.token_vectors, rule, where="token vectors of the data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +83,8 @@ class Schema:
     """Categorical item column → rows of its table."""
     visual: int = 0
     """Width of the visual vector; 0 without."""
+    vectors: Mapping[str, int] = field(default_factory=dict)
+    """Further dense vectors, of items or users → width, in the order of their fields."""
     tokens: bool = False
     """Whether the tokens of the item are a field."""
     events: tuple[str, ...] = ()
@@ -92,6 +108,7 @@ class Schema:
             context=_sizes(data.context_categorical),
             item_categories=_sizes(data.item_categorical),
             visual=data.visual.shape[1] if features.visual and data.visual is not None else 0,
+            vectors={name: data.vectors[name].values.shape[1] for name in features.vectors},
             tokens=features.tokens is not None,
             events=tuple(data.profiles[features.profiles]) if features.profiles is not None else (),
             vocabulary=data.vocabulary(features.key) if features.key is not None else 0,
@@ -107,6 +124,7 @@ class Schema:
             *(f"context.{name}" for name in self.context),
             *(f"item.{name}" for name in self.item_categories),
             *(("visual",) if self.visual else ()),
+            *(f"vector.{name}" for name in self.vectors),
             *(("tokens",) if self.tokens else ()),
             *(f"profile.{event}" for event in self.events),
         )
@@ -120,6 +138,8 @@ class Schema:
         for name in ("tasks", "numeric", "visual", "tokens", "events"):
             if getattr(self, name) != getattr(other, name):
                 raise self._differs(name, getattr(other, name), getattr(self, name))
+        if list(self.vectors.items()) != list(other.vectors.items()):
+            raise self._differs("vectors", dict(other.vectors), dict(self.vectors))
         for name in ("context", "item_categories"):
             if list(getattr(self, name)) != list(getattr(other, name)):
                 raise self._differs(name, list(getattr(other, name)), list(getattr(self, name)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-__all__ = ["linear", "normal", "seed_of"]
+__all__ = ["linear", "normal", "pretrained", "seed_of"]
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -21,6 +21,32 @@ def seed_of(seed: int, name: str) -> int:
 def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
     """Normal numbers of the stream `name`, float32 of `shape`."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(seed, name))) * std
+
+
+def pretrained(drawn: Tensor, vectors: Tensor, known: Tensor, std: float) -> Tensor:
+    """An initial table from vectors learnt elsewhere: `drawn` [V, D], its `known` rows replaced.
+
+    Wider vectors go to their D leading principal directions (not centred, so that dot products are kept as well as D
+    numbers can). All are scaled alike, so that the known rows have a root mean square of `std`, as drawn ones have.
+
+    Args:
+        drawn: what the table would start from, [V, D].
+        vectors: [V, d], d >= D.
+        known: bool [V], the rows of `vectors` that mean something.
+        std: standard deviation of `drawn`.
+    """
+    width = drawn.shape[1]
+    rows = vectors[known].double()
+    if rows.shape[1] > width:
+        directions = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -width:].flip(1)
+        # an eigenvector's sign is arbitrary
+        directions = directions * directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+        rows = rows @ directions
+    size = rows.square().mean().sqrt()
+    table = drawn.clone()
+    if len(rows) and size > 0:
+        table[known] = (rows * (std / size)).to(table.dtype)
+    return table
 
 
 def linear(seed: int, name: str, inputs: int, outputs: int, gain: float = 2.0) -> nn.Linear:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from captionary.errors import bad_value
 from captionary.rank.bags import Lists, pool
 from captionary.rank.features import Schema
-from captionary.rank.initial import linear, normal
+from captionary.rank.hash_embedding import HashEmbedding
+from captionary.rank.initial import linear, normal, pretrained
 from captionary.rank.interaction import BlockLinear, DotInteraction
 from captionary.rank.settings import RankerConfig
+from captionary.represent.vectors import TokenVectors
 
 __all__ = ["Batch", "Output", "Ranker"]
 
@@ -33,6 +38,8 @@ class Batch(NamedTuple):
     """M lists."""
     profiles: Lists | None
     """B x E lists, those of an impression side by side."""
+    vectors: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({})
+    """Key → (P distinct vectors [P, D], [B] which of them)."""
 
 
 class Output(NamedTuple):
@@ -76,9 +83,28 @@ class Ranker(nn.Module):
         self.bottom = nn.Sequential(*layers, linear(seed, "bottom.out", widths[-1], width))
         if schema.visual:
             self.visual = linear(seed, "visual", schema.visual, width, gain=1.0)
-            self.visual_norm = nn.LayerNorm(width)
-            nn.init.constant_(self.visual_norm.weight, config.visual_scale / width**0.5)
-        if schema.vocabulary:
+            self.visual_norm = self._norm()
+        self.vectors = nn.ModuleDict(
+            {
+                _slot(name): nn.Sequential(
+                    linear(seed, f"vector.{name}", size, width, gain=1.0), self._norm()
+                )
+                for name, size in schema.vectors.items()
+            }
+        )
+        if schema.vocabulary and config.token_table == "hash":
+            self.token_hash = HashEmbedding(
+                seed,
+                schema.vocabulary,
+                width,
+                std=config.token_init,
+                components=config.hash_components,
+                functions=config.hash_functions,
+                importance=config.hash_importance,
+                append=config.hash_append,
+                sparse_rows=config.sparse_rows,
+            )
+        elif schema.vocabulary:
             tokens = normal(seed, "token", (schema.vocabulary, width), config.token_init)
             self.token_table = nn.Parameter(tokens)
         self.interaction = DotInteraction(schema.fields, width, config.interaction)
@@ -98,12 +124,33 @@ class Ranker(nn.Module):
     def embeddings(self) -> list[nn.Parameter]:
         """The tables, which Adagrad trains."""
         tables = list(self.tables.values())
-        return [*tables, self.token_table] if self.schema.vocabulary else tables
+        if not self.schema.vocabulary:
+            return tables
+        if self.config.token_table == "hash":
+            return [*tables, *self.token_hash.parameters()]
+        return [*tables, self.token_table]
 
     def layers(self) -> list[nn.Parameter]:
         """All other parameters, which AdamW trains."""
         tables = {id(table) for table in self.embeddings()}
         return [parameter for parameter in self.parameters() if id(parameter) not in tables]
+
+    def start_tokens(self, learnt: TokenVectors) -> None:
+        """Let the token table start from `learnt`; rows that it does not know stay as they were drawn.
+
+        Raises:
+            CaptionaryError: no table of tokens with a row each, or vectors of fewer tokens or dimensions.
+        """
+        if not self.schema.vocabulary or self.config.token_table != "plain":
+            rule = "of a ranker with token_table == plain, and tokens"
+            raise bad_value("token_vectors", learnt.vectors.shape, rule)
+        rows, width = self.token_table.shape
+        if learnt.vectors.shape[0] < rows or learnt.vectors.shape[1] < width:
+            rule = f"of {rows} tokens or more, and of {width} dimensions or more (embedding_dim)"
+            raise bad_value("shape of token_vectors", learnt.vectors.shape, rule)
+        vectors, known = torch.from_numpy(learnt.vectors[:rows]), torch.from_numpy(learnt.known[:rows])
+        with torch.no_grad():
+            self.token_table.copy_(pretrained(self.token_table, vectors, known, self.config.token_init))
 
     def forward(self, batch: Batch) -> Output:
         """Logits of B impressions for T tasks."""
@@ -121,6 +168,9 @@ class Ranker(nn.Module):
                 penalty = penalty + rows.square().sum() / len(index)
         if batch.visual is not None:
             fields.append(self.visual_norm(self.visual(batch.visual))[batch.place])
+        for name in schema.vectors:
+            vectors, place = batch.vectors[name]
+            fields.append(self.vectors[_slot(name)](vectors)[place])
         if batch.tokens is not None:
             fields.append(self._bags(batch.tokens)[batch.place])
         if batch.profiles is not None:
@@ -134,13 +184,20 @@ class Ranker(nn.Module):
         logits = (towers * self.tower_out).sum(-1) + self.tower_out_bias
         return Output(logits if bias is None else logits + bias, penalty)
 
+    def _norm(self) -> nn.LayerNorm:
+        norm = nn.LayerNorm(self.config.embedding_dim)
+        nn.init.constant_(norm.weight, self.config.visual_scale / self.config.embedding_dim**0.5)
+        return norm
+
     def _bags(self, lists: Lists) -> Tensor:
         # a mean over many tokens is short: unless normalised, its dot products vanish beside those of ids
         width = self.config.embedding_dim
         if self.training and self.config.token_dropout:
             kept = F.dropout(lists.weights, self.config.token_dropout)
             lists = lists._replace(weights=kept)
-        normalised = F.layer_norm(pool(self.token_table, lists), (width,))
+        hashed = self.config.token_table == "hash"
+        pooled = self.token_hash(lists) if hashed else pool(self.token_table, lists)
+        normalised = F.layer_norm(pooled, (width,))
         scaled: Tensor = normalised * (self.config.bag_scale / width**0.5)
         return scaled
 

@@ -10,6 +10,10 @@ from captionary.errors import bad_value
 
 __all__ = ["RankerConfig"]
 
+_AT_LEAST_ONE = (
+    "embedding_dim", "tower", "epochs", "batch_size", "shuffle_window", "hash_components", "hash_functions",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankerConfig:
@@ -32,6 +36,16 @@ class RankerConfig:
     """Standard deviation of the initial id and category vectors, > 0."""
     token_init: float = 0.1
     """Standard deviation of the initial token vectors, > 0."""
+    token_table: Literal["plain", "hash"] = "plain"
+    """`plain`: a row for each token; `hash`: hash embeddings, see `captionary.rank.hash_embedding`."""
+    hash_components: int = 1024
+    """hash: component vectors that all tokens share, >= 1."""
+    hash_functions: int = 2
+    """hash: hash functions, and so components of a token, >= 1; with `hash_append` below `embedding_dim`."""
+    hash_importance: int = 0
+    """hash: rows of importance weights, >= 0; 0: one for each token."""
+    hash_append: bool = False
+    """hash: whether a token's importance weights are also part of its vector."""
     bag_scale: float = 1.0
     """Length of a pooled, normalised token bag, > 0: a long list is not louder than a short one."""
     visual_scale: float = 1.0
@@ -72,7 +86,7 @@ class RankerConfig:
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise bad_value(field.name, value, "finite")
-        for name in ("embedding_dim", "tower", "epochs", "batch_size", "shuffle_window"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise bad_value(name, getattr(self, name), ">= 1")
         for name in ("bottom", "top"):
@@ -82,10 +96,15 @@ class RankerConfig:
             raise bad_value("top", self.top, "at least one width")
         if self.interaction not in ("dot+fields", "dot"):
             raise bad_value("interaction", self.interaction, "dot+fields or dot")
+        if self.token_table not in ("plain", "hash"):
+            raise bad_value("token_table", self.token_table, "plain or hash")
+        if self.hash_append and self.hash_functions >= self.embedding_dim:
+            rule = f"< embedding_dim == {self.embedding_dim}, as hash_append makes them part of the vector"
+            raise bad_value("hash_functions", self.hash_functions, rule)
         for name in ("id_init", "token_init", "bag_scale", "visual_scale", "embedding_lr", "dense_lr"):
             if not getattr(self, name) > 0:
                 raise bad_value(name, getattr(self, name), "> 0")
-        for name in ("embedding_damping", "embedding_decay", "dense_decay", "sparse_rows"):
+        for name in ("embedding_damping", "embedding_decay", "dense_decay", "sparse_rows", "hash_importance"):
             if not getattr(self, name) >= 0:
                 raise bad_value(name, getattr(self, name), ">= 0")
         if not 0 <= self.cooldown <= 1:

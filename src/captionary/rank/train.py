@@ -56,6 +56,8 @@ def train_ranker(data: RankingData, features: FeatureSet, config: RankerConfig, 
         CaptionaryError: features that the data does not hold, or a loss that is no longer finite.
     """
     model = Ranker(config, Schema.of(data, features), seed)
+    if features.token_vectors is not None:
+        model.start_tokens(data.token_vectors[features.token_vectors])
     train = data.train
     dense = data.dense(train)
     spread = dense.std(axis=0)

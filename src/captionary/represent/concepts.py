@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from captionary.represent import english
-from captionary.represent.jagged import Jagged
-from captionary.represent.tokenizers import UNK, TokenizerConfig, VocabularyTokenizer
+from captionary.represent.terms import TermTokenizer
+from captionary.represent.tokenizers import TokenizerConfig
 
 __all__ = ["ConceptTokenizer", "concepts_of"]
 
@@ -134,11 +132,22 @@ class _Reader:
 
     def read(self, words: list[str]) -> list[str]:
         """The concepts of a caption's lower-case words and marks."""
-        index = 0
-        while index < len(words):
-            index = self._step(words, index)
-        self._close()
-        return self.tokens
+        index, count = 0, len(words)
+        lexicon, tokens = _LEXICON, self.tokens
+        while index < count:
+            word = words[index]
+            kind, lemma = lexicon[word]
+            if kind > SKIP or word in _MULTIWORD:
+                index = self._step(words, index)
+                continue
+            if kind != SKIP:  # most words are told here, without the cost of a call
+                self.content.append((kind, lemma, word))
+                tokens.append(lemma)
+            self.verb = False
+            index += 1
+        if self.content:
+            self._close()
+        return tokens
 
     def _step(self, words: list[str], index: int) -> int:
         """Read the word at `index`; the index of the next one to read."""
@@ -299,64 +308,33 @@ def concepts_of(caption: str, compounds: Collection[str] = ()) -> list[str]:
     return _Reader(compounds).read(_WORD.findall(text))
 
 
-class ConceptTokenizer(VocabularyTokenizer):
+class ConceptTokenizer(TermTokenizer):
     """Tokenizer A. A vocabulary of concepts by document frequency, ids in that order, ties in alphabetical
     order.
 
-    Kept are the `vocabulary_size` most frequent concepts that are in at least `min_df` captions and in at
-    most a share `max_df` of them. A concept outside the vocabulary is dropped (`oov: drop`, the default) or
-    becomes id 0 (`oov: unk`).
+    What is kept, dropped and added with growth: see `TermTokenizer`. Growth brings no compounds: "a cat under a palm
+    tree" is read the same by every version.
     """
 
-    default_size = 8000
     compound_share, compound_df = 0.8, 5
     """A noun pair is a compound where it is in this share of its first word's captions, and in so many."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
         self._compounds: frozenset[str] = frozenset()
-        self._ids: dict[str, int] = {}
 
-    def fit(self, captions: Sequence[str]) -> ConceptTokenizer:
-        """Take vocabulary and document frequencies of `captions`, in any order; the tokenizer itself."""
-        times = Counter(captions)
-        self._compounds = self._find_compounds(_frequencies(times, frozenset()))
-        frequencies = _frequencies(times, self._compounds)
-        most = max(self.config.max_df * len(captions), self.config.min_df)
-        kept = [
-            (-frequency, concept)
-            for concept, frequency in frequencies.items()
-            if self.config.min_df <= frequency <= most and (self.config.phrases or " " not in concept)
-        ]
-        kept = sorted(kept)[: self.size - 1]
-        self.vocabulary = [UNK, *(concept for _, concept in kept)]
-        self._index()
-        unknown = sum(
-            count for caption, count in times.items() if not self._ids.keys() >= set(self._concepts(caption))
-        )
-        self.documents = len(captions)
-        self.document_frequency = np.array([unknown, *(-frequency for frequency, _ in kept)], dtype=np.int64)
-        return self
+    def _prepare(self, times: Mapping[str, int]) -> None:
+        frequencies: Counter[str] = Counter()
+        for caption, count in times.items():
+            for concept in set(concepts_of(caption)):
+                frequencies[concept] += count
+        self._compounds = self._find_compounds(frequencies)
 
-    def encode(self, captions: Sequence[str]) -> Jagged:
-        """Token ids of each caption, int32, as they come; an empty caption gives an empty list."""
-        ids = self._ids
-        unknown = 0 if self.config.oov == "unk" else -1
-        values: list[int] = []
-        lengths = np.zeros(len(captions) + 1, dtype=np.int64)
-        seen: dict[str, list[int]] = {}
-        for row, caption in enumerate(captions, 1):
-            tokens = seen.get(caption)
-            if tokens is None:
-                found = [ids.get(concept, unknown) for concept in self._concepts(caption)]
-                tokens = seen[caption] = [token for token in found if token >= 0]
-            values += tokens
-            lengths[row] = len(tokens)
-        return Jagged(np.array(values, dtype=np.int32), np.cumsum(lengths))
-
-    def _concepts(self, caption: str) -> list[str]:
-        concepts = concepts_of(caption, self._compounds)
-        return concepts if self.config.phrases else [concept for concept in concepts if " " not in concept]
+    def _reader(self) -> Callable[[str], list[str]]:
+        compounds = self._compounds
+        if self.config.phrases:
+            return lambda caption: concepts_of(caption, compounds)
+        return lambda caption: [word for word in concepts_of(caption, compounds) if " " not in word]
 
     def _find_compounds(self, frequencies: Mapping[str, int]) -> frozenset[str]:
         found = set()
@@ -368,22 +346,9 @@ class ConceptTokenizer(VocabularyTokenizer):
                     found.add(phrase)
         return frozenset(found)
 
-    def _index(self) -> None:
-        self._ids = {concept: index for index, concept in enumerate(self.vocabulary) if index}
-
     def _remembered(self) -> dict[str, Any]:
-        return {"compounds": sorted(self._compounds)}
+        return {**super()._remembered(), "compounds": sorted(self._compounds)}
 
     def _restore(self, payload: Mapping[str, Any]) -> None:
         super()._restore(payload)
         self._compounds = frozenset(payload["compounds"])
-        self._index()
-
-
-def _frequencies(times: Mapping[str, int], compounds: Collection[str]) -> Counter[str]:
-    """How many captions hold each concept, where `times` says how often each caption occurs."""
-    frequencies: Counter[str] = Counter()
-    for caption, count in times.items():
-        for concept in set(concepts_of(caption, compounds)):
-            frequencies[concept] += count
-    return frequencies

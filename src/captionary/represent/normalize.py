@@ -7,6 +7,7 @@ Latin-script boilerplate is removed, and a letter is dropped only together with 
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ __all__ = [
     "NORMALIZER_STEPS",
     "collapse_whitespace",
     "drop_boilerplate",
+    "drop_markup",
     "drop_repeats",
     "lower_case",
     "normalize",
@@ -24,13 +26,24 @@ __all__ = [
     "unify_unicode",
 ]
 
-_JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji spell with them
+# Format characters that are part of the spelling: joiners (Persian, Indic scripts, emoji) and the marks that Arabic and
+# Syriac write before a number.
+_SPELLING = frozenset("\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2")
+# NFKC takes the vowel AM of Thai and Lao apart, which no keyboard writes and no pretrained vocabulary holds.
+_AM = {"\u0e4d\u0e32": "\u0e33", "\u0ecd\u0eb2": "\u0eb3"}
+# Tags are of ASCII alone, so that no letter of another script goes with one.
+_TAG = re.compile(
+    r"</?[a-zA-Z][ -;=?-~]{0,80}>|<\|[ -;=?-{}~]{1,40}\|>|<!--[ -;=?-~]{0,200}-->|\[/?INST\]|\*\*|__(?=\S)|(?<=\S)__"
+)
 _STRAIGHT = str.maketrans("\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00b4`", "''''\"\"\"\"''")
 
 _MEDIUM = r"(?:picture|photo(?:graph)?|pic|image|snapshot|shot)s?"
 _SHOWS = r"(?:of|showing|shows?|depict(?:s|ing)|that shows|which shows|featur(?:es|ing)|contain(?:s|ing))"
 _OPENER = (
     r"(?:"
+    r"(?:sure|certainly|of course)[,!.:] (?:here(?:'s| is) )?(?:an?|the|your) (?:image )?(?:caption|description)"
+    r"(?: (?:of|for) (?:the|this) (?:image|picture|photo))?:"
+    r"|(?:image )?(?:caption|description|alt text|assistant|answer):|"
     rf"(?:(?:this|here|it) (?:is|are) |there(?:'s| is| are) |we (?:can )?see )?(?:an?|the|this|these)?"
     rf" ?(?:close[- ]?up |stock )?{_MEDIUM} {_SHOWS}"
     rf"|in (?:the|this) {_MEDIUM},?"
@@ -38,7 +51,10 @@ _OPENER = (
     r")"
 )
 _BOILERPLATE = re.compile(rf"(^|[.!?] )(?:{_OPENER}[,:]? )+(?=\w)", re.IGNORECASE)
-_BOILERPLATE_HINTS = ("pic", "photo", "image", "shot", "there", "here", "this", "it is", "see ")
+_BOILERPLATE_HINTS = (
+    "pic", "photo", "image", "shot", "there", "here", "this", "it is", "see ", "caption:", "description:", "text:",
+    "assistant:", "answer:", "sure", "certainly", "of course",
+)  # fmt: skip
 # A mark ends a clause where white space follows, so not inside 3.5; marks of other scripts need none.
 _SENTENCE = re.compile(r"(?:[.!?](?= |$)|[。！？؟।])+ ?")
 _CLAUSE = re.compile(r"(?:[,;](?= |$)|[、،؛])+ ?")
@@ -51,6 +67,19 @@ _EDGES = re.compile(r"^[\s.,;:!?|*_~-]+|[\s.,;:!?|*_~。-]+$")
 _QUOTED = re.compile(r"""^(["'])(.*)\1[.,;:!?]*$""", re.DOTALL)
 
 
+def drop_markup(text: str) -> str:
+    """Without HTML tags and entities, Markdown's bold, and the special tokens that a language model leaves behind.
+
+    >>> drop_markup("<s>a <b>dog</b> &amp; a **cat**</s><|endoftext|>")
+    'a dog & a cat'
+    """
+    if "&" in text:
+        text = html.unescape(text)
+    if any(mark in text for mark in ("<", "**", "__", "INST]")):
+        text = _TAG.sub("", text)
+    return text
+
+
 def unify_unicode(text: str) -> str:
     """NFKC, straight quotes, no control characters (joiners that spell words stay; line breaks become
     spaces).
@@ -61,12 +90,15 @@ def unify_unicode(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text.replace("`", "'")
     text = unicodedata.normalize("NFKC", text).translate(_STRAIGHT)
+    for apart, together in _AM.items():
+        if apart in text:
+            text = text.replace(apart, together)
     if text.isprintable():
         return text
     return "".join(
         " " if c.isspace() else c
         for c in text
-        if c.isspace() or c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
+        if c.isspace() or c in _SPELLING or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
     )
 
 
@@ -174,6 +206,7 @@ def _drop_repeated_runs(words: list[str]) -> list[str]:
 
 
 NORMALIZER_STEPS: dict[str, Callable[[str], str]] = {
+    "markup": drop_markup,
     "unicode": unify_unicode,
     "lower": lower_case,
     "whitespace": collapse_whitespace,

@@ -2,6 +2,8 @@
 
 item_tokens.parquet   item_id, token_ids list<int32> [, weights list<float32>]
 profiles/EVENT.parquet   impression_id, token_ids list<int32>, weights list<float32>, mass float32
+
+or, as `parquet.build_parquet` writes them, with each list once: see there.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 from captionary.contract import write_table
 from captionary.errors import bad_value
 from captionary.represent.jagged import Jagged
-from captionary.represent.profiles import Profiles
+from captionary.represent.profiles import Profiles, SharedProfiles
 
 __all__ = ["read_item_tokens", "read_profiles", "write_item_tokens", "write_profiles"]
 
@@ -54,8 +56,8 @@ def write_profiles(directory: Path, impression_ids: Ids, profiles: Mapping[str, 
 
 
 def read_profiles(directory: Path) -> tuple[pa.Array, dict[str, Profiles]]:
-    """(impression ids [N], event type -> profiles of N rows) that `write_profiles` wrote, by event type's
-    name.
+    """(impression ids [N], event type -> profiles of N rows) that `write_profiles` or `build_parquet` wrote, by
+    event type's name.
 
     Raises:
         CaptionaryError: no profiles there, files of another shape, or files that are not of the same
@@ -64,13 +66,21 @@ def read_profiles(directory: Path) -> tuple[pa.Array, dict[str, Profiles]]:
     impression_ids: pa.Array | None = None
     profiles = {}
     for path in sorted(directory.glob("*.parquet")):
-        table = _read(path, "impression_id", "token_ids", "weights", "mass")
+        table = _read(path, "impression_id", "mass")
         ids = _whole(table["impression_id"])
         if impression_ids is not None and not ids.equals(impression_ids):
             raise bad_value("impression_id", "other ids", "those of the files beside it", where=str(path))
         impression_ids = ids
         mass = _whole(table["mass"]).to_numpy().astype(np.float32, copy=False)
-        profiles[urllib.parse.unquote(path.stem)] = Profiles(_lists(table), mass)
+        event_type = urllib.parse.unquote(path.stem)
+        if "list" in table.column_names:
+            shared = _lists(_read(path.parent / "lists" / path.name, "token_ids", "weights"))
+            numbers = _whole(table["list"]).to_numpy()
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < shared.rows:
+                raise bad_value("list", int(numbers.max()), f"0 to {shared.rows - 1}", where=str(path))
+            profiles[event_type] = SharedProfiles(shared, numbers, mass).whole()
+        else:
+            profiles[event_type] = Profiles(_lists(_with(table, path, "token_ids", "weights")), mass)
     if impression_ids is None:
         raise bad_value("profiles", str(directory), "a folder of profiles", todo="run captionary profile")
     return impression_ids, profiles
@@ -96,6 +106,10 @@ def _read(path: Path, *columns: str) -> pa.Table:
         table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise bad_value("file", str(path), "readable Parquet", where=str(error).splitlines()[0]) from None
+    return _with(table, path, *columns)
+
+
+def _with(table: pa.Table, path: Path, *columns: str) -> pa.Table:
     for column in columns:
         if column not in table.column_names:
             found = ", ".join(table.column_names)

@@ -1,15 +1,18 @@
-"""Visual vectors as the ranker takes them: principal components of the encoder's pooled features, whitened."""
+"""Vectors as the ranker takes them: dense ones of items and users whitened, those of tokens to start a table from."""
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from captionary.errors import bad_value
+from captionary.publish import atomic_file
 
-__all__ = ["Whitening"]
+__all__ = ["TokenVectors", "Whitening"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,3 +52,46 @@ class Whitening(NamedTuple):
         """Project vectors [I, D] to [I, d]; rows that are not `present` [I] become zeros, the mean."""
         projected = (vectors - self.mean) @ self.components
         return np.where(present[:, None], projected, 0).astype(np.float32)
+
+
+class TokenVectors(NamedTuple):
+    """A vector for each token of one version of a vocabulary."""
+
+    vectors: Floats
+    """[V, D]; zeros where not `known`."""
+    known: npt.NDArray[np.bool_]
+    """[V] which tokens have one: the others were too rare to learn anything of."""
+    fingerprint: str
+    """Of the tokenizer whose ids these are."""
+
+    def save(self, path: Path) -> Path:
+        """Write them as .npz; the file is whole or not there."""
+        with atomic_file(path) as file:
+            np.savez(file, vectors=self.vectors, known=self.known, fingerprint=np.array(self.fingerprint))
+        return path
+
+    @classmethod
+    def load(cls, path: Path, tokenizer: str | None = None) -> TokenVectors:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            tokenizer: the fingerprint that the vectors must be of; None: any.
+
+        Raises:
+            CaptionaryError: no such file, or of another shape, or of another tokenizer.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                read = cls(stored["vectors"], stored["known"], str(stored["fingerprint"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            said = str(error)[:200] or type(error).__name__
+            raise bad_value(
+                "token vectors", str(path), "a file that TokenVectors.save wrote", where=said
+            ) from None
+        if tokenizer is not None and read.fingerprint != tokenizer:
+            todo = "learn them anew: ids of one tokenizer mean nothing to another"
+            raise bad_value(
+                "tokenizer of the vectors", read.fingerprint, tokenizer, where=str(path), todo=todo
+            )
+        return read

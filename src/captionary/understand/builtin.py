@@ -14,8 +14,8 @@ from PIL.Image import Image
 
 from captionary.understand.captioner import Caption
 from captionary.understand.decoding import GreedyDecoder
-from captionary.understand.encoder import to_pixels
-from captionary.understand.mmllm import EOS, MultimodalLLM
+from captionary.understand.encoder import EfficientNetLite0
+from captionary.understand.mmllm import MultimodalLLM
 
 __all__ = ["CHECKPOINT", "BuiltinCaptioner"]
 
@@ -33,6 +33,9 @@ class BuiltinCaptioner:
         threads: CPU threads, 0 for all cores.
         checkpoint: a folder written by ``captionary captioner train``.
     """
+
+    size = EfficientNetLite0.size
+    """Pixels of a picture's shorter side that it has use for."""
 
     def __init__(
         self, batch_size: int = 32, max_new_tokens: int = 32, threads: int = 0, checkpoint: Path = CHECKPOINT
@@ -68,6 +71,15 @@ class BuiltinCaptioner:
         return self.caption_and_embed(images)[0]
 
     @torch.inference_mode()
+    def embed(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
+        """The visual vectors of `caption_and_embed` alone: float32 [B, 1280]."""
+        pixels = self._model.encoder.to_pixels(images)
+        vectors: npt.NDArray[np.float32] = self._encoder.pool(
+            self._encoder(pixels.to(self._dtype)).float()
+        ).numpy()
+        return vectors
+
+    @torch.inference_mode()
     def caption_and_embed(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32]]:
         """Captions, and the mean of each picture's grid features: float32 [B, 1280]."""
         captions: list[Caption] = []
@@ -75,11 +87,11 @@ class BuiltinCaptioner:
         prompt = self._model.prompt_ids
         read = self._model.config.queries + len(prompt)
         for start in range(0, len(images), self.batch_size):
-            pixels = to_pixels(images[start : start + self.batch_size], self.image_size)
+            pixels = self._model.encoder.to_pixels(images[start : start + self.batch_size])
             grid = self._encoder(pixels.to(self._dtype)).float()  # [B, 49, 1728]
             vectors.append(self._encoder.pool(grid).numpy())
             prefix = self._model.visual_prefix(grid)
-            lines = self._decoder.decode(prefix, prompt, EOS, self.max_new_tokens)
+            lines = self._decoder.decode(prefix, prompt, self._model.end_id, self.max_new_tokens)
             for line, text in zip(lines, self._model.tokenizer.decode_batch(lines), strict=True):
                 captions.append(Caption(text.strip(), read, len(line) + 1))
         return captions, np.concatenate(vectors) if vectors else np.zeros((0, self.vector_size), np.float32)

@@ -2,25 +2,26 @@
 
     Captioner            caption(images) -> captions
     EmbeddingCaptioner   the same, and one visual vector per picture from the same encoder pass
+    PromptedCaptioner    caption(images, texts), and complete(texts) -> texts
     ImportedCaptions     captions made elsewhere, looked up by item: no picture is opened
 
-`load_captioner` builds any of them from a `CaptionerConfig`.
+`load_captioner` builds any of them from a `CaptionerConfig`, `fingerprint_of` names what it would build.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeGuard
+from typing import Literal, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
 
-from captionary.errors import bad_value
+from captionary.errors import CaptionaryError, bad_value, nearest
+from captionary.understand.endpoint import EndpointConfig, parse_endpoint
+from captionary.understand.imported import ImportedCaptions
 from captionary.understand.media import MediaError, MediaLimits, digest
 
 __all__ = [
@@ -30,12 +31,22 @@ __all__ = [
     "EmbeddingCaptioner",
     "ImportedCaptions",
     "NoCaptioner",
+    "PromptedCaptioner",
+    "StoppedError",
     "embeds",
     "fingerprint_of",
     "load_captioner",
+    "prompted",
 ]
 
-SOURCES = "builtin or import:FILE"
+SOURCES = {
+    "builtin": "builtin, or builtin:FOLDER that `captionary captioner train` or `adapt` wrote",
+    "hf": "hf:ID, a model of the Hugging Face Hub, or hf:FOLDER",
+    "openai": "openai:URL#model, such as openai:http://localhost:8000/v1#Qwen/Qwen2.5-VL-7B-Instruct",
+    "import": "import:FILE of captions, .csv, .parquet or .jsonl",
+}
+"""Kinds of captioners, and how one is named."""
+_CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 class Caption(NamedTuple):
@@ -96,6 +107,45 @@ class EmbeddingCaptioner(Captioner, Protocol):
         ...
 
 
+class PromptedCaptioner(Captioner, Protocol):
+    """A captioner that is asked in words (`hf:`, `openai:`)."""
+
+    def caption(self, images: Sequence[Image], texts: Sequence[str | None] | None = None) -> list[Caption]:
+        """As `Captioner.caption`; `texts`, one per picture or None, fill the {title} of its prompt.
+
+        The caption stage asks without texts: its store knows a caption by picture and fingerprint alone. Who
+        gives texts keeps the captions under a key that has them too.
+        """
+        ...
+
+    def complete(self, texts: Sequence[str]) -> list[str]:
+        """What the model writes after each text, no picture given: for profiles of users in words.
+
+        Raises:
+            CaptionaryError: the model cannot answer without a picture.
+        """
+        ...
+
+
+class StoppedError(CaptionaryError):
+    """The captioner cannot go on, and not for a picture's sake: a cap is reached, a key is refused.
+
+    Every further call raises it too, at no cost.
+
+    Attributes:
+        answered: the captions that were got in this call all the same, None for the others.
+    """
+
+    def __init__(self, message: str, answered: Sequence[Caption | None] = ()) -> None:
+        super().__init__(message)
+        self.answered = list(answered)
+
+
+def prompted(captioner: Captioner) -> TypeGuard[PromptedCaptioner]:
+    """Whether the captioner takes texts beside pictures, and texts alone."""
+    return callable(getattr(captioner, "complete", None))
+
+
 def embeds(captioner: Captioner) -> TypeGuard[EmbeddingCaptioner]:
     """Whether the captioner gives visual vectors too."""
     return int(getattr(captioner, "vector_size", 0)) > 0
@@ -106,38 +156,92 @@ class CaptionerConfig:
     """Which captioner to run and how."""
 
     source: str = "builtin"
-    """`builtin`, or `import:FILE` for a CSV, Parquet or JSONL file of captions by item_id or media."""
+    """`builtin`, `builtin:FOLDER` (a checkpoint), `hf:ID` or `hf:FOLDER` (a model of transformers), `openai:URL#model` (a server), or `import:FILE` (captions by item_id or media)."""  # noqa: E501
+    prompt: str = ""
+    """hf, openai: a shipped prompt's name or a file's path; empty: `caption`, and none for BLIP and BLIP-2. Part of the fingerprint."""  # noqa: E501
     batch_size: int = 32
     """Pictures per call, ≥ 1."""
     max_new_tokens: int = 32
     """Longest caption in tokens, ≥ 1. Part of the captioner's fingerprint."""
     threads: int = 0
     """CPU threads of the model, 0 for all cores."""
+    device: str = "auto"
+    """hf: `auto` (CUDA, else Apple's, else the CPU), or a name of torch's such as `cuda:1`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """hf: numbers of the weights; `auto`: float32 on a CPU, the checkpoint's own elsewhere."""
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    """openai: how the server is called and what it may cost."""
 
     def __post_init__(self) -> None:
-        kind, _, rest = self.source.partition(":")
-        if not (self.source == "builtin" or (kind == "import" and rest)):
-            raise bad_value("source", self.source, SOURCES)
+        if self.kind not in SOURCES or not (self.rest or self.source == "builtin"):
+            known = self.kind in SOURCES
+            rule = (
+                SOURCES[self.kind]
+                if known
+                else f"{nearest(self.kind, SOURCES)}: {'; '.join(SOURCES.values())}"
+            )
+            raise bad_value("source", self.kind if "@" in self.rest else self.source, rule)
+        if self.kind == "openai":
+            parse_endpoint(self.rest)
+        elif self.endpoint != EndpointConfig():
+            raise bad_value(
+                "endpoint", "(given)", "left out", where=f"source is {self.kind}, no openai:URL#model"
+            )
+        if self.prompt and self.kind in ("builtin", "import"):
+            raise bad_value(
+                "prompt", self.prompt, "left out", where=f"{self.kind} captions are not asked for in words"
+            )
         for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("threads", 0)):
             if getattr(self, name) < least:
                 raise bad_value(name, getattr(self, name), f">= {least}")
 
+    @property
+    def kind(self) -> str:
+        """`builtin`, `hf`, `openai` or `import`."""
+        return self.source.partition(":")[0]
+
+    @property
+    def rest(self) -> str:
+        """What follows the kind: a folder, an id, an address or a file; empty for the shipped captioner."""
+        return self.source.partition(":")[2]
+
 
 def fingerprint_of(config: CaptionerConfig, base: Path = Path()) -> str:
-    """Names what `config` would build, without building it: the files that it reads, how it decodes.
+    """Names what `config` would build, without loading it: the files or server that it reads, how it decodes.
 
     Raises:
         CaptionaryError: a file that it reads is missing.
     """
-    kind, _, file = config.source.partition(":")
-    folder = Path(__file__).parent / "checkpoints" / "builtin"
-    paths = [base / file] if kind == "import" else sorted(folder.glob("*"))
+    kind, rest = config.kind, config.rest
+    if kind == "hf":
+        from captionary.understand.hf_files import hf_fingerprint
+
+        return hf_fingerprint(rest, config.prompt, config.max_new_tokens, base)
+    if kind == "openai":
+        from captionary.understand.openai import endpoint_fingerprint
+
+        return endpoint_fingerprint(rest, config.prompt, config.max_new_tokens, config.endpoint, base)
+    folder = _checkpoint(rest, base) if kind == "builtin" else base
+    paths = [base / rest] if kind == "import" else sorted(path for path in folder.glob("*") if path.is_file())
     try:
         read = [digest(path, MediaLimits(max_bytes=1 << 62)) for path in paths]
     except MediaError as error:
         rule = "a readable file"
-        raise bad_value(kind, file or str(folder), rule, where=error.detail or error.reason) from None
+        raise bad_value(kind, rest or str(folder), rule, where=error.detail or error.reason) from None
     return "-".join([kind, str(config.max_new_tokens), *read])
+
+
+def _checkpoint(name: str, base: Path) -> Path:
+    """The folder of a checkpoint; the shipped one where there is no name."""
+    if not name:
+        return Path(__file__).parent / "checkpoints" / "builtin"
+    folder = base / Path(name).expanduser()
+    for file in _CHECKPOINT_FILES:
+        if not (folder / file).is_file():
+            rule = "a folder with " + ", ".join(_CHECKPOINT_FILES)
+            todo = "name the folder `checkpoint` below the one that `captionary captioner train` wrote to"
+            raise bad_value("builtin", name, rule, where=f"{folder / file}: missing", todo=todo)
+    return folder
 
 
 class NoCaptioner:
@@ -152,111 +256,41 @@ class NoCaptioner:
 
 
 def load_captioner(config: CaptionerConfig, base: Path = Path()) -> Captioner | ImportedCaptions:
-    """Build the captioner that `config` names; a relative FILE of `import:FILE` is looked up in `base`.
+    """Build the captioner that `config` names; relative folders and files are looked up in `base`.
 
     Raises:
-        CaptionaryError: the import file is missing, unreadable or ambiguous.
+        CaptionaryError: what it names is missing, unreadable or ambiguous, or needs a package or key that is.
     """
-    if config.source.startswith("import:"):
-        return ImportedCaptions(base / config.source.removeprefix("import:"))
-    from captionary.understand.builtin import BuiltinCaptioner  # torch: seconds to import
+    rest = config.rest
+    if config.kind == "import":
+        return ImportedCaptions(base / rest)
+    # Each imported here: torch, transformers and aiohttp take seconds.
+    if config.kind == "hf":
+        from captionary.understand.hf import HfCaptioner
 
+        return HfCaptioner(
+            rest,
+            prompt=config.prompt,
+            batch_size=config.batch_size,
+            max_new_tokens=config.max_new_tokens,
+            device=config.device,
+            dtype=config.dtype,
+            threads=config.threads,
+            base=base,
+        )
+    if config.kind == "openai":
+        from captionary.understand.openai import EndpointCaptioner
+
+        return EndpointCaptioner(
+            rest,
+            prompt=config.prompt,
+            max_new_tokens=config.max_new_tokens,
+            config=config.endpoint,
+            base=base,
+        )
+    from captionary.understand.builtin import BuiltinCaptioner
+
+    chosen = {"checkpoint": _checkpoint(rest, base)} if rest else {}
     return BuiltinCaptioner(
-        batch_size=config.batch_size, max_new_tokens=config.max_new_tokens, threads=config.threads
+        batch_size=config.batch_size, max_new_tokens=config.max_new_tokens, threads=config.threads, **chosen
     )
-
-
-class ImportedCaptions:
-    """Captions from a file with a column `caption` and a column `item_id` or `media` (of both: item_id).
-
-    A CSV file needs a header; a JSONL file has one object per line. Ids are compared as text, so 17 in the
-    file is item 17 whether the data set holds integers or strings. An item without media can have a caption.
-
-    Raises:
-        CaptionaryError: no such file, another format, a missing column, or two captions for one item.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.name = f"import:{path.name}"
-        try:
-            self.fingerprint = "import-" + digest(path, MediaLimits(max_bytes=1 << 62))
-        except MediaError as error:
-            rule = "a readable file"
-            raise bad_value("import", str(path), rule, where=error.detail or error.reason) from None
-        self.key = ""
-        """Which column identifies an item: item_id or media."""
-        self._captions: dict[str, str] = {}
-        for row, key, caption in _rows(path):
-            self.key = self.key or ("item_id" if "item_id" in key else "media")
-            name = key.get(self.key)
-            if not name:
-                raise bad_value(self.key, name, "given", where=f"{path}: row {row}")
-            if self._captions.setdefault(name, caption) != caption:
-                todo = "keep one caption per item"
-                raise bad_value(self.key, name, "unique", where=f"{path}: row {row}", todo=todo)
-        if not self._captions:
-            raise bad_value("import", str(path), "a file with at least one row")
-
-    def __len__(self) -> int:
-        return len(self._captions)
-
-    def lookup(self, item_id: object, media: str | None) -> str | None:
-        """The item's caption ("" where the file has an empty one), or None where it names no such item."""
-        name = str(item_id) if self.key == "item_id" else media
-        return None if name is None else self._captions.get(name)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str], str]]:
-    """(row number, {"item_id": …, "media": …} as far as present, caption) of any of the three formats."""
-    readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _jsonl, ".ndjson": _jsonl}
-    if path.suffix.lower() not in readers:
-        raise bad_value("import", str(path), "a .csv, .parquet or .jsonl file")
-    # Imported here: every user of the protocol would otherwise pay for Arrow.
-    import pyarrow as pa
-
-    try:
-        for number, row in readers[path.suffix.lower()](path):
-            keys: dict[str, str] = {name: _text(row[name]) for name in ("item_id", "media") if name in row}
-            if "caption" not in row or not keys:
-                found, rule = ", ".join(map(str, row)) or "(none)", "caption and item_id or media"
-                raise bad_value("columns", found, rule, where=f"{path}: row {number}")
-            yield number, keys, _text(row["caption"])
-    except (pa.ArrowException, OSError, ValueError, RecursionError, csv.Error) as error:
-        rule = f"a valid {path.suffix} file"
-        raise bad_value("import", str(path), rule, where=" ".join(str(error).split())[:200]) from None
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):  # a contract's `media` column: its first entry is the one that is captioned
-        value = value[0] if value else None
-    if isinstance(value, float) and value.is_integer():  # pandas turns integer ids with gaps into floats
-        value = int(value)
-    return "" if value is None else str(value)
-
-
-def _csv(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file, strict=True), start=2):
-            yield number, dict(row)
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"line {number} is not an object")
-                yield number, row
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        names = [name for name in ("item_id", "media", "caption") if name in file.schema_arrow.names]
-        number = 0
-        for batch in file.iter_batches(columns=names):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row

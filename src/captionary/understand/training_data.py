@@ -17,7 +17,7 @@ from tqdm import tqdm
 from captionary.errors import bad_value
 from captionary.understand.encoder import EfficientNetLite0, to_pixels
 
-__all__ = ["CaptionSet", "encode_features", "photos", "scenes"]
+__all__ = ["CaptionSet", "clean", "crop", "encode_features", "photos", "scenes"]
 
 
 class CaptionSet(NamedTuple):
@@ -65,7 +65,7 @@ def photos(folder: Path, split: str, *, view: int = 0) -> CaptionSet:
                 "columns", sorted(reader.fieldnames or ()), f"with {sorted(missing)}", where=str(path)
             )
         for row in reader:
-            said = _clean(row["caption"])
+            said = clean(row["caption"])
             if row["split"] == split and not (view % 2 and {"left", "right"} & set(said.split())):
                 words.setdefault(row["image"], []).append(said)
     if not words:
@@ -76,7 +76,7 @@ def photos(folder: Path, split: str, *, view: int = 0) -> CaptionSet:
         with Image.open(folder / "images" / names[row]) as opened:
             image = opened.convert("RGB")
         if view > 1:
-            image = _crop(image, np.random.default_rng([view, row]))
+            image = crop(image, np.random.default_rng([view, row]))
         return ImageOps.mirror(image) if view % 2 else image
 
     name = f"{folder.name}-{split}-{view}"
@@ -133,7 +133,7 @@ def _prefetched(
             yield start, images
 
 
-def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A box of 50 to 95 % of the area with a side ratio up to 4:3 off the picture's, a little brighter or darker."""
     share, ratio = rng.uniform(0.5, 0.95), np.exp(rng.uniform(-0.2877, 0.2877))
     width = min(image.width, round(image.width * np.sqrt(share * ratio)))
@@ -143,7 +143,7 @@ def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Brightness(cropped).enhance(float(rng.uniform(0.8, 1.2)))
 
 
-def _clean(caption: str) -> str:
+def clean(caption: str) -> str:
     """Lower case, words only: the captioner's spelling."""
     kept = "".join(c if c.isalnum() or c in "'-" else " " for c in caption.lower())
     return " ".join(kept.split())

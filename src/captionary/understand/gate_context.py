@@ -1,0 +1,300 @@
+"""Gather what the gate may know: exposure before the decision, digests, costs, text, and how pictures look.
+
+items, media ──digest──▶ same media, captioned before, measured latency
+             ──embed───▶ visual vectors (the encoder alone; kept in the store, where the captioner finds them)
+impressions, events before the cut-off ──▶ exposure forecast, weight in profiles
+titles and text columns ──▶ how much is said already
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from captionary.understand.caption import CaptionReport
+from captionary.understand.captioner import embeds
+from captionary.understand.gate import GateContext, GateDecision
+from captionary.understand.gate_forecast import DAY, forecast_exposure
+from captionary.understand.gate_lookalike import metadata_space, neighbours, visual_space
+from captionary.understand.gate_settings import GateConfig
+from captionary.understand.media import LIMITS, MediaError, MediaLimits, digest, locate, open_image
+from captionary.understand.store import CaptionStore
+
+__all__ = ["Catalogue", "Looked", "build_context", "carried_out", "hold_back", "look", "mark", "text_says"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_INFORMATION = 3.0
+"""Words that only this item has, of which a text says half of what a caption would."""
+_METADATA = 0.3
+"""How much an item that shares all its categories counts as a look-alike; a picture's vector tells far more."""
+_MOST_CATEGORIES = 1000
+
+
+class Looked(NamedTuple):
+    """What the store and the encoder know of I items' media."""
+
+    digests: tuple[str | None, ...]
+    """Of each item's first medium; None where there is none, it cannot be read, or it was refused before."""
+    captioned: Flags
+    """[I] whether this captioner has captioned it."""
+    vectors: npt.NDArray[np.float32]
+    """[I, D], zeros where there is none; D = 0 without an encoder."""
+    present: Flags
+    """[I] whether the row of `vectors` is one."""
+    seconds_per_item: float | None
+    """Mean latency of this captioner's captions in the store; None where it has none."""
+
+    @property
+    def media(self) -> Ints:
+        """[I] a number for each content, -1 where there is none."""
+        number: dict[str, int] = {}
+        return np.array(
+            [-1 if key is None else number.setdefault(key, len(number)) for key in self.digests], np.int64
+        )
+
+
+class Catalogue(NamedTuple):
+    """The tables that a context is made of, as the data contract has them."""
+
+    items: pa.Table
+    """I rows: item_id, created_at, and the columns named below."""
+    impressions: pa.Table
+    """item_id and timestamp of what may be known; rows at the cut-off or later are not looked at."""
+    events: pa.Table
+    """The same of the events that profiles are made of."""
+    text: Sequence[str] = ("title",)
+    """Columns of the items that hold text."""
+    categorical: Sequence[str] = ()
+    """Columns of the items that hold categories."""
+
+
+def look(
+    items: pa.Table,
+    root: Path,
+    captioner: Any,
+    store: CaptionStore,
+    *,
+    embed: bool = True,
+    batch_size: int = 32,
+    threads: int = 2,
+    limits: MediaLimits = LIMITS,
+) -> Looked:
+    """Digest the first medium of every item, look it up in the store, and embed what has no vector yet.
+
+    The encoder alone is run, where the captioner has `embed(images)`; its vectors go to the store, batch by batch. A
+    captioner without it, or without vectors, costs nothing here, and the gate compares items by metadata.
+    """
+    uris = [
+        next((uri for uri in entries or () if uri and uri.strip()), None)
+        for entries in items["media"].to_pylist()
+    ]
+    with ThreadPoolExecutor(threads, thread_name_prefix="captionary-gate") as pool:
+        distinct = list(dict.fromkeys(uri for uri in uris if uri is not None))
+        found = dict(zip(distinct, pool.map(lambda uri: _digest(uri, root, limits), distinct), strict=True))
+        digests = tuple(None if uri is None else found[uri] for uri in uris)
+        keys = list(dict.fromkeys(key for key in digests if key is not None))
+        records = store.get_many(keys, captioner.fingerprint)
+        told = {key: record for key, record in records.items() if record.status == "ok"}
+        # What media are refused for is kept for all captioners, under the limits.
+        records |= store.get_many([key for key in keys if key not in records], limits.fingerprint)
+        size = int(captioner.vector_size) if embeds(captioner) else 0
+        if size and embed and hasattr(captioner, "embed"):
+            paths = {key: locate(uri, root) for uri, key in found.items() if key is not None}
+            has = store.has_vectors(keys, captioner.encoder_fingerprint)
+            todo = [key for key in keys if key not in has]
+            for start in range(0, len(todo), batch_size):
+                _embed_batch(todo[start : start + batch_size], paths, captioner, store, pool, limits)
+    vectors, present = np.zeros((len(uris), size), np.float32), np.zeros(len(uris), np.bool_)
+    if size:
+        known = store.get_vectors(keys, captioner.encoder_fingerprint)
+        for row, key in enumerate(digests):
+            if key in known:
+                vectors[row], present[row] = known[key], True
+        if embed and hasattr(
+            captioner, "embed"
+        ):  # what the encoder could not open, the captioner cannot either
+            digests = tuple(key if key in known else None for key in digests)
+    refused = {key for key, record in records.items() if record.status != "ok"}
+    digests = tuple(None if key in refused else key for key in digests)
+    # A near-duplicate's caption was not waited for, so it says nothing about what one takes.
+    latencies = [record.latency_ms for record in told.values() if record.latency_ms > 0]
+    return Looked(
+        digests,
+        np.array([key in told for key in digests], np.bool_),
+        vectors,
+        present,
+        float(np.mean(latencies)) / 1000 if latencies else None,
+    )
+
+
+def build_context(catalogue: Catalogue, looked: Looked, cutoff: int, config: GateConfig) -> GateContext:
+    """What is known of every item at `cutoff`, microseconds since 1970, and nothing of what came after."""
+    items = catalogue.items
+    size = items.num_rows
+    created = _micros(items["created_at"])
+    item, times = _rows(catalogue.impressions, items["item_id"])
+    columns = [_codes(items[name]) for name in catalogue.categorical]
+    columns = [column for column in columns if column.max(initial=0) < _MOST_CATEGORIES]
+    exposure = forecast_exposure(
+        item,
+        times,
+        created,
+        cutoff=cutoff,
+        horizon_days=config.horizon_days,
+        half_life_days=config.half_life_days,
+        category=columns[0] + 1 if columns else None,
+    )
+    event_item, event_times = _rows(catalogue.events, items["item_id"])
+    seconds = config.seconds_per_item or looked.seconds_per_item
+    taken = np.full(size, math.nan if seconds is None else seconds)
+    money = config.price_per_item + (config.price_per_second * np.nan_to_num(taken))
+    known = created != np.iinfo(np.int64).min
+    if looked.present.any():
+        likeness = neighbours(visual_space(looked.vectors, looked.present))
+    else:
+        likeness = neighbours(metadata_space([np.zeros(size, np.int64), *columns]))
+        likeness = likeness._replace(similarity=likeness.similarity * np.float32(_METADATA))
+    return GateContext(
+        cutoff=cutoff,
+        exposure=exposure,
+        media=looked.media,
+        captioned=looked.captioned,
+        seconds=taken,
+        money=np.broadcast_to(money, (size,)).astype(np.float64),
+        said=text_says(_texts(items, catalogue.text)),
+        age=np.where(known, (cutoff - np.where(known, created, cutoff)) / DAY, math.nan),
+        likeness=likeness,
+        events=np.bincount(event_item[event_times < cutoff], minlength=size).astype(np.float64),
+    )
+
+
+def text_says(texts: Sequence[str]) -> Floats:
+    """How much of what a caption would say each text says, 0 to 1, by its words and how few other texts have them.
+
+    A word in all texts says nothing, one that hardly any other text has says most: "Post 17" among posts is thin,
+    "red velvet sofa with oak legs" is not. The information i of a text, in words of its own, makes i / (i + 3).
+    """
+    words = [set(_WORD.findall(text.lower())) for text in texts]
+    frequency = Counter(word for found in words for word in found)
+    filled = sum(bool(found) for found in words)
+    if filled < 2:
+        return np.array([len(found) / (len(found) + _INFORMATION) for found in words])
+    said = np.empty(len(texts))
+    for row, found in enumerate(words):
+        # Summed in a set order: floating point sums depend on it, and a set's order on the process.
+        information = math.fsum(
+            math.log(filled / frequency[word]) / math.log(filled) for word in sorted(found)
+        )
+        said[row] = information / (information + _INFORMATION)
+    return said
+
+
+def hold_back(items: pa.Table, decision: GateDecision) -> pa.Table:
+    """`items` without the media of those that the captioner is not to be invoked for; what costs nothing stays."""
+    held = _held(decision)
+    media = [None if out else entries for entries, out in zip(items["media"].to_pylist(), held, strict=True)]
+    index = items.schema.get_field_index("media")
+    return items.set_column(index, "media", pa.array(media, items.schema.field("media").type))
+
+
+def mark(captions: pa.Table, decision: GateDecision) -> pa.Table:
+    """The captions table of held-back items with the gate's reason in the place of `no_media`."""
+    held = pa.array(_held(decision))
+    reasons = pa.array([reason or None for reason in decision.reason], pa.string())
+    index = captions.schema.get_field_index("reason")
+    return captions.set_column(index, "reason", pc.if_else(held, reasons, captions["reason"]))
+
+
+def carried_out(report: CaptionReport, decision: GateDecision, looked: Looked) -> CaptionReport:
+    """The caption stage's report with the gate's reasons, and the vectors of what was looked at and not captioned."""
+    captions = mark(report.captions, decision)
+    outcomes = zip(captions["status"].to_pylist(), captions["reason"].to_pylist(), strict=True)
+    vectors, present = report.vectors, report.has_vector
+    if looked.vectors.shape == vectors.shape:
+        vectors = np.where(present[:, None], vectors, looked.vectors)
+        present = present | looked.present
+    return report._replace(
+        captions=captions,
+        vectors=vectors,
+        has_vector=present,
+        skipped=dict(Counter(str(reason) for status, reason in outcomes if status == "skipped")),
+    )
+
+
+def _held(decision: GateDecision) -> Flags:
+    free = ("", "gate_captioned", "gate_same_media", "gate_no_media")
+    return np.array([reason not in free for reason in decision.reason], np.bool_)
+
+
+def _digest(uri: str, root: Path, limits: MediaLimits) -> str | None:
+    try:
+        return digest(locate(uri, root), limits)
+    except MediaError:
+        return None
+
+
+def _embed_batch(
+    keys: Sequence[str],
+    paths: dict[str, Path],
+    captioner: Any,
+    store: CaptionStore,
+    pool: ThreadPoolExecutor,
+    limits: MediaLimits,
+) -> None:
+    size = int(getattr(captioner, "image_size", 0)) or 448
+
+    def picture(key: str) -> Any:
+        try:
+            return open_image(paths[key], size, limits=limits)
+        except MediaError:
+            return None
+
+    images = {
+        key: image for key, image in zip(keys, pool.map(picture, keys), strict=True) if image is not None
+    }
+    if images:
+        vectors = captioner.embed(list(images.values()))
+        found = dict(zip(images, vectors, strict=True))
+        store.put_many([], captioner.fingerprint, encoder=captioner.encoder_fingerprint, vectors=found)
+
+
+def _rows(table: pa.Table, ids: pa.ChunkedArray) -> tuple[Ints, Ints]:
+    """(row of the item, microseconds) of the rows of a log whose item and time are known."""
+    item = pc.index_in(table["item_id"].combine_chunks(), value_set=ids.combine_chunks())
+    times = _micros(table["timestamp"])
+    rows = item.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    kept = (rows >= 0) & (times != np.iinfo(np.int64).min)
+    return rows[kept], times[kept]
+
+
+def _micros(column: pa.ChunkedArray) -> Ints:
+    whole = pc.fill_null(column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()), np.iinfo(np.int64).min)
+    return np.asarray(whole.to_numpy(), np.int64)
+
+
+def _codes(column: pa.ChunkedArray) -> Ints:
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _texts(items: pa.Table, columns: Sequence[str]) -> list[str]:
+    """All text of each item; a column may hold strings or lists of them."""
+    parts: list[list[str]] = [[] for _ in range(items.num_rows)]
+    for name in columns:
+        for mine, value in zip(parts, items[name].to_pylist(), strict=True):
+            mine += [str(part) for part in (value if isinstance(value, list) else [value]) if part]
+    return [" ".join(mine) for mine in parts]
