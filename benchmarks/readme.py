@@ -100,6 +100,31 @@ def public_page(result: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def adapt_table(result: dict[str, Any]) -> str:
+    """What adapting to posters gave, for docs/captioner.md."""
+    figures = result["figures"]
+    was, now, probe = (figures[name] for name in ("as_it_was", "adapted", "probe"))
+    rows = [
+        f"Genres in captions of {figures['held_out_items']:,} posters that were held out, learnt from "
+        f"{figures['training_items']:,} others in {figures['minutes']:g} minutes; average precision, a said word counting by "
+        "its place (the first 1, the second 1/2, …):\n",
+        "| genre | posters | as it was | adapted | linear probe |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for i, word in enumerate(now["words"]):
+        if now["counts"][i]:
+            cells = " | ".join(f"{each['values'][i]:.3f}" for each in (was, now, probe))
+            rows.append(f"| {word} | {now['counts'][i]} | {cells} |")
+    micro = " | ".join(f"**{each['micro']:.3f}**" for each in (was, now, probe))
+    rows += [
+        f"| all | {sum(now['counts'])} | {micro} |",
+        "",
+        f"The adapted captioner reaches {100 * figures['adapted_over_probe']:.0f} % of the probe ({result['hardware']}; commit "
+        f"{result['commit']}, {result['date'][:10]}, `{result['command']}`).",
+    ]
+    return "\n".join(rows)
+
+
 def _percent(value: float) -> str:
     return f"{100 * value:+.2f} %".replace("-", "−")
 
@@ -110,4 +135,11 @@ if __name__ == "__main__":
     readme.write_text(with_table(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
     public = json.loads((ROOT / "benchmarks" / "results" / "public.json").read_text())
     (ROOT / "docs" / "results.md").write_text(public_page(public), encoding="utf-8")
-    print("README.md, docs/results.md")
+    page = ROOT / "docs" / "captioner.md"
+    adapted = json.loads((ROOT / "benchmarks" / "results" / "adapt.json").read_text())
+    before, rest = page.read_text(encoding="utf-8").split("<!-- adapt -->")
+    after = rest.split("<!-- /adapt -->")[1]
+    page.write_text(
+        f"{before}<!-- adapt -->\n{adapt_table(adapted)}\n<!-- /adapt -->{after}", encoding="utf-8"
+    )
+    print("README.md, docs/results.md, docs/captioner.md")

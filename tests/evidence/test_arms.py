@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from captionary.errors import CaptionaryError
-from captionary.evidence.arms import Arm, baseline_of, default_arms, headline_of
+from captionary.evidence.arms import RIVALS, Arm, baseline_of, default_arms, headline_of
 
 
 def names(**inputs: object) -> list[str]:
@@ -32,9 +32,16 @@ def test_the_full_list_is_that_of_the_paper_with_joint_arm_and_placebos() -> Non
 
 def test_features_name_the_tables_that_the_ranker_reads() -> None:
     arms = {arm.name: arm for arm in default_arms(visual=True, tokens=("A", "B"), profiles=("A",)).arms}
-    assert arms["+visual"].features() == {"visual": True, "tokens": None, "profiles": None}
-    assert arms["+visual+tokens(B)"].features() == {"visual": True, "tokens": "B", "profiles": None}
-    assert arms["random"].features() == {"visual": True, "tokens": "A:random", "profiles": "A:random"}
+    nothing = {"vectors": (), "token_vectors": None}
+    assert arms["+visual"].features() == {"visual": True, "tokens": None, "profiles": None, **nothing}
+    assert arms["+visual+tokens(B)"].features() == {
+        "visual": True,
+        "tokens": "B",
+        "profiles": None,
+        **nothing,
+    }
+    expected = {"visual": True, "tokens": "A:random", "profiles": "A:random", **nothing}
+    assert arms["random"].features() == expected
     assert arms["random"].tokenizer == "A"
 
 
@@ -60,7 +67,7 @@ def test_without_events_the_placebos_are_of_the_first_tokenizer_alone() -> None:
     arms = default_arms(visual=True, tokens=("A", "B"), profiles=())
     assert arms.headline is not None
     assert arms.headline.name == "+visual+tokens(A)"
-    assert arms.arms[-1].features() == {"visual": True, "tokens": "A:constant", "profiles": None}
+    assert (arms.arms[-1].tokens, arms.arms[-1].profiles) == ("A:constant", None)
     assert "no events" in arms.left_out[0]
 
 
@@ -83,3 +90,32 @@ def test_captions_beside_the_visual_vector_are_measured_on_ids():
     assert [arm.name for arm in arms.arms if arm.visual] == ["+visual"]
     assert arms.headline is not None
     assert arms.headline.name == "+tokens(A)+profiles(A)"
+
+
+def test_rivals_come_when_asked_for_and_lead_nothing() -> None:
+    inputs = {"visual": True, "tokens": ["A", "B"], "profiles": ["A"]}
+    plain = default_arms(**inputs)
+    arms = default_arms(**inputs, rivals=RIVALS)
+    assert [arm for arm in arms.arms if not arm.rival] == list(plain.arms)
+    assert (arms.baseline, arms.headline) == (plain.baseline, plain.headline)
+    named = {arm.name: arm for arm in arms.arms if arm.rival}
+    assert list(named) == [
+        "+visual+tokens(semantic)+profiles(semantic)",
+        "+visual+sentence",
+        "+visual+tokens(A)+profiles(A)+word2vec",
+        "+visual+tokens(A)+profiles(A)+hash",
+    ]
+    semantic, sentence, word2vec, hashed = named.values()
+    assert (semantic.tokens, semantic.profiles) == ("semantic", "semantic")
+    assert (sentence.vectors, sentence.tokens, sentence.captions) == (("sentence",), None, True)
+    assert (word2vec.tokens, word2vec.profiles, word2vec.token_vectors) == ("A", "A", "A")
+    assert (hashed.tokens, hashed.profiles, hashed.token_table) == ("A", "A", "hash")
+    assert all(arm.visual for arm in named.values())
+
+
+def test_rivals_are_like_the_joint_arm_in_all_else() -> None:
+    arms = default_arms(visual=True, tokens=["A"], profiles=[], rivals=("semantic", "hash"), on_visual=False)
+    assert [arm.name for arm in arms.arms if arm.rival] == ["+tokens(semantic)", "+tokens(A)+hash"]
+    assert arms.baseline.name == "ids"
+    with pytest.raises(CaptionaryError, match="semantic"):
+        default_arms(visual=True, tokens=["A"], profiles=[], rivals=("sematic",))  # type: ignore[arg-type]

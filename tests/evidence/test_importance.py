@@ -21,7 +21,7 @@ JOINT = FeatureSet(visual=True, tokens="A", profiles="A")
 
 
 def made(seed: int = 0) -> RankingData:
-    """The label follows the item's first token, which is the sign of its visual vector, and the hour; no user matters."""
+    """The label follows the item's first token, which is the sign of its visual vector, and the hour; no user."""
     rng = np.random.default_rng(seed)
     item = rng.integers(0, ITEMS, ROWS)
     sign = rng.integers(0, 2, ITEMS)
@@ -237,5 +237,5 @@ def test_mistakes_are_named(data, change, words) -> None:
 def test_an_unknown_feature_names_the_nearest(data, found) -> None:
     with pytest.raises(CaptionaryError, match="feature == visuals, must be visual"):
         found.weight("visuals")
-    with pytest.raises(CaptionaryError, match="column == context.day"):
+    with pytest.raises(CaptionaryError, match=r"column == context\.day"):
         permuted(by_row(data, data.eval[:4], JOINT), ["context.day"], np.arange(4))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from captionary.evidence.formats import percent
 from captionary.evidence.result import Evidence
-from captionary.evidence.tables import absolute, markdown, print_tables, table1, table2
+from captionary.evidence.tables import absolute, attainable, markdown, print_tables, table1, table2
 
 
 def test_table_1_has_the_papers_columns_and_sets_placebos_apart(evidence: Evidence) -> None:
@@ -77,7 +77,7 @@ def test_markdown_shows_names_as_they_are(concluded: Callable, simulation: Calla
     assert "# a\\|b \\<script\\> \\*c\\*: what captions are worth" in text
     assert "- Source: two lines" in text
     tables = [line for line in text.split("\n") if line.startswith("| ")]
-    assert {line.replace("\\|", "").count("|") for line in tables} == {11, 7, 10}  # columns + 1 of each table
+    assert {line.replace("\\|", "").count("|") for line in tables} == {11, 7, 10, 5}  # columns + 1 of each table
     assert "- media: cannot identify image file: 7" in text
 
 
@@ -87,3 +87,25 @@ def test_markdown_has_the_verdict_first_and_every_arm(evidence: Evidence) -> Non
         text.index("Captions help") < text.index("Table 1") < text.index("Table 2") < text.index("Provenance")
     )
     assert all(arm.name.replace("_", "\\_") in text for arm in evidence.arms)
+
+
+def test_the_share_of_the_attainable_is_of_the_oracles_gain(evidence: Evidence) -> None:
+    rows = {row.name: row for row in attainable(evidence)}
+    assert list(rows) == [arm.name for arm in evidence.arms if arm.captions]
+    joint, oracle = evidence.headline_arm, evidence.oracle
+    assert joint is not None
+    assert oracle is not None
+    assert joint.combined_interval is not None
+    low, high = (bound / oracle.auc_gain for bound in joint.combined_interval)
+    row = rows[joint.name]
+    assert row.share == f"{100 * joint.auc_gain / oracle.auc_gain:.0f} %"
+    assert row.interval == f"{100 * low:.0f} … {100 * high:.0f} %"
+    assert "## Share of the attainable" in markdown(evidence)
+
+
+def test_without_the_truth_nothing_is_a_share(evidence: Evidence) -> None:
+    unknown = dataclasses.replace(evidence, oracle=None)
+    assert attainable(unknown) == []
+    assert "attainable" not in markdown(unknown).split("## ", 1)[1]
+    nothing = dataclasses.replace(evidence.oracle, auc_gain=0.0)
+    assert attainable(dataclasses.replace(evidence, oracle=nothing)) == []

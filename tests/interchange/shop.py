@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 
 from captionary.interchange.parquet import Source
-from captionary.represent.jagged import Jagged
 from captionary.represent.profiles import ProfileConfig
 from captionary.represent.tokenizers import TokenizerConfig, make_tokenizer
 
@@ -70,9 +69,9 @@ def numbered(**changes: object) -> Source:
         for name in ("user_id", "item_id")
     }
     lists = made.item_tokens
-    return source(
-        **changes,
-        item_ids=pa.array(range(5)),
-        item_tokens=Jagged(lists.values, lists.offsets, np.full(len(lists.values), 0.5, np.float32)),
-        events=pa.table({**{name: made.events[name] for name in ("event", "timestamp")}, **whole}),
-    )
+    weighted = {
+        "item_ids": pa.array(range(5)),
+        "item_tokens": lists._replace(weights=np.full(len(lists.values), 0.5, np.float32)),
+        "events": pa.table({**{name: made.events[name] for name in ("event", "timestamp")}, **whole}),
+    }
+    return source(**{**changes, **weighted})

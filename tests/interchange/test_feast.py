@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from tests.interchange.shop import day, numbered, source
@@ -17,6 +18,7 @@ from tests.interchange.shop import day, numbered, source
 from captionary.errors import CaptionaryError
 from captionary.interchange.feast import view_names, write_repository
 from captionary.interchange.parquet import export_features
+from captionary.represent.profiles import ProfileConfig
 
 RED, SOFA, DOG, BLUE = 3, 4, 2, 1
 SESSION = Path(__file__).with_name("feast_session.py")
@@ -79,12 +81,20 @@ def test_feast_applies_materializes_and_serves(tmp_path: Path, feast_python: str
     }
 
 
-def test_feast_takes_integer_ids_and_weights_of_items(tmp_path: Path, feast_python: str) -> None:
-    export_features(tmp_path / "made" / "export", numbered(), as_of=[day(2.5), day(6)])
+def test_feast_takes_integer_ids_weights_of_items_and_any_event_type(
+    tmp_path: Path, feast_python: str
+) -> None:
+    shop = source()
+    assert shop.events is not None
+    kinds = ["いいね/100%" if kind == "add to cart" else kind for kind in shop.events["event"].to_pylist()]
+    events = shop.events.set_column(2, "event", pa.array(kinds))
+    shop = numbered(events=events, profiles=ProfileConfig(half_life_days=2.0))
+    export_features(tmp_path / "made" / "export", shop, as_of=[day(2.5), day(6)])
     answers = ask(feast_python, tmp_path, {"item_id": [0, 9], "user_id": [1, 2]})
     items, users = answers["captionary_item"], answers["captionary_user"]
     assert items["item_tokens__weights"] == [[0.5, 0.5], None]
     assert users["profile_like__token_ids"] == [[RED, DOG, SOFA], [BLUE, SOFA, DOG]]
+    assert users["profile__100___token_ids"] == [[BLUE, DOG], None]
 
 
 def test_the_repository_is_plain_python_and_yaml(tmp_path: Path) -> None:

@@ -30,9 +30,7 @@ def lists() -> Lists:
 @pytest.mark.parametrize("importance", [0, 4])
 @pytest.mark.parametrize("append", [False, True])
 def test_a_bag_is_the_weighted_sum_of_the_papers_formula(importance: int, append: bool) -> None:
-    made = HashEmbedding(
-        0, 9, 6, std=0.1, components=5, functions=2, importance=importance, append=append
-    )
+    made = HashEmbedding(0, 9, 6, std=0.1, components=5, functions=2, importance=importance, append=append)
 
     def vector(token: int) -> torch.Tensor:
         one = np.array([token], np.int64)
@@ -110,12 +108,12 @@ PINNED = [700, 519, 226, 766]
 
 def test_a_ranker_learns_with_it_and_survives_the_disk(data, quick, tmp_path) -> None:
     """8 component vectors for 20 tokens: fewer rows than tokens, and still the tokens' gain."""
-    config = dataclasses.replace(quick, token_table="hash", hash_components=8, epochs=3, embedding_lr=0.1)
+    config = dataclasses.replace(quick, token_table="hash", hash_components=8, epochs=4)
     first = train_ranker(data, BOTH, config, seed=0)
     names = [name for name, _ in first.model.named_parameters() if "token" in name]
     assert names == ["token_hash.importance", "token_hash.components"]
     without = train_ranker(data, FeatureSet(), config, seed=0)
-    assert _loss(data, first.model, BOTH) < 0.95 * _loss(data, without.model, FeatureSet())
+    assert _loss(data, first.model, BOTH) < _loss(data, without.model, FeatureSet()) - 0.004
     start = HashEmbedding(0, first.model.schema.vocabulary, 8, std=config.token_init, components=8)
     for before, after in zip(start.parameters(), first.model.token_hash.parameters(), strict=True):
         assert not torch.equal(before, after)

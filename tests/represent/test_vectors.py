@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from captionary.errors import CaptionaryError
-from captionary.represent.vectors import Whitening
+from captionary.represent.vectors import TokenVectors, Whitening
 
 
 def test_components_are_uncorrelated_with_unit_variance() -> None:
@@ -23,3 +23,24 @@ def test_absent_rows_are_the_mean_and_do_not_leak() -> None:
 def test_refuses_nothing_to_fit_on() -> None:
     with pytest.raises(CaptionaryError, match="at least one"):
         Whitening.fit(np.zeros((0, 3), np.float32), 2)
+
+
+def test_token_vectors_keep_their_tokenizer(tmp_path) -> None:
+    made = TokenVectors(np.eye(3, 2, dtype=np.float32), np.array([False, True, True]), "concepts-1")
+    path = made.save(tmp_path / "A.npz")
+    again = TokenVectors.load(path, "concepts-1")
+    assert np.array_equal(again.vectors, made.vectors)
+    assert np.array_equal(again.known, made.known)
+    with pytest.raises(CaptionaryError, match="tokenizer of the vectors == concepts-1, must be concepts-2"):
+        TokenVectors.load(path, "concepts-2")
+    path.write_bytes(b"nothing")
+    with pytest.raises(CaptionaryError, match=r"TokenVectors\.save"):
+        TokenVectors.load(path)
+
+
+def test_nearest_tokens_by_cosine() -> None:
+    vectors = np.array([[9, 9], [1, 0], [5, 1], [0, 1], [-1, 0]], np.float32)
+    made = TokenVectors(vectors, np.array([False, True, True, True, True]), "")
+    assert made.nearest(1, 2).tolist() == [2, 3]
+    assert made.nearest(1, 9).tolist() == [2, 3, 4]
+    assert made.nearest(0, 2).tolist() == []

@@ -7,10 +7,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from tests.understand.tiny_models import save_tiny
 
 from captionary.errors import CaptionaryError
-from captionary.understand.adapt import AdaptConfig, Catalogue, _lines, adapt, catalogue_of, readable
+from captionary.understand.adapt import (
+    AdaptConfig,
+    Catalogue,
+    _lines,
+    adapt,
+    adapt_large,
+    catalogue_of,
+    readable,
+)
+from captionary.understand.adapt_lora import LoraSettings
 from captionary.understand.builtin import CHECKPOINT, BuiltinCaptioner
+from captionary.understand.hf import HfCaptioner
 
 COLOURS = {"drama": (200, 30, 30), "comedy": (30, 60, 200)}
 
@@ -51,6 +62,29 @@ def test_an_adapted_captioner_says_the_catalogues_words_of_new_items(tmp_path: P
     assert facts["items"] == {"training": 8, "held_out": 4}
     assert facts["columns"] == ["genres", "plot"]
     assert "| **micro** | 4 |" in (folder / "MODEL_CARD.md").read_text()
+
+
+def test_a_large_captioner_is_adapted_by_lora(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra `adapt` is not installed")
+    source = save_tiny("smolvlm", tmp_path / "model")
+    training, held_out = pictures(tmp_path / "training", 4), pictures(tmp_path / "new", 2)
+    words = {"drama": "red", "comedy": "blue"}  # what the tiny tokenizer knows
+    training, held_out = (
+        each._replace(
+            words=[[words[word] for word in own] for own in each.words], running=[""] * len(each.paths)
+        )
+        for each in (training, held_out)
+    )
+    result = adapt_large(
+        training, held_out, tmp_path / "out", LoraSettings(steps=60, batch_size=4, learning_rate=2e-2, dropout=0.0),
+        captioner=HfCaptioner(str(source), threads=1, max_new_tokens=4), source=source, own=False, columns=["genres"],
+    )  # fmt: skip
+    assert result.after is not None
+    assert result.after.words == ["blue", "red"]
+    said = HfCaptioner(str(tmp_path / "out" / "checkpoint"), threads=1, max_new_tokens=4)
+    first = [caption.text.split()[0] for caption in said.caption([Image.open(p) for p in training.paths])]
+    assert set(first) <= {"red", "blue"}
+    assert "| **micro** | 2 |" in (tmp_path / "out" / "checkpoint" / "MODEL_CARD.md").read_text()
 
 
 def test_words_come_in_several_orders_and_text_and_own_caption_follow() -> None:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypedDict
 
-from captionary.errors import bad_value
+from captionary.errors import bad_value, nearest
 
 __all__ = [
     "BASELINE",
     "IDS",
     "PLACEBOS",
+    "RIVALS",
     "Arm",
     "Arms",
     "Features",
     "PlaceboKind",
+    "RivalKind",
     "baseline_of",
     "default_arms",
     "headline_of",
+    "placebo_of",
+    "rival_of",
 ]
 
 PlaceboKind = Literal["shuffled", "random", "constant"]
 PLACEBOS: tuple[PlaceboKind, ...] = ("shuffled", "random", "constant")
+RivalKind = Literal["semantic", "sentence", "word2vec", "hash"]
+RIVALS: tuple[RivalKind, ...] = ("semantic", "sentence", "word2vec", "hash")
+"""Other ways to use the same media or captions, see docs/vectors.md; none is run unless asked for."""
 IDS = "ids"
 BASELINE = "+visual"
 
@@ -36,6 +43,19 @@ _PLACEBO_WORDS: dict[PlaceboKind, str] = {
     "constant": "every item has the same list",
 }
 
+_RIVAL_WORDS: dict[RivalKind, tuple[str, str]] = {
+    "semantic": (
+        "Semantic ids",
+        "Residual k-means codes of the item's vector, in the place of caption tokens",
+    ),
+    "sentence": ("Sentence embedding", "Dense embedding of the generated image caption"),
+    "word2vec": (
+        "Pretrained token vectors",
+        "The joint arm, its token table started from word2vec on the captions",
+    ),
+    "hash": ("Hash embeddings", "The joint arm, its token table replaced by hash embeddings"),
+}
+
 
 class Features(TypedDict):
     """The arguments of `captionary.rank.features.FeatureSet`."""
@@ -43,6 +63,8 @@ class Features(TypedDict):
     visual: bool
     tokens: str | None
     profiles: str | None
+    vectors: tuple[str, ...]
+    token_vectors: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +79,14 @@ class Arm:
     """Key of the item tokens: a tokenizer's letter, for a placebo followed by its kind (`A:shuffled`)."""
     profiles: str | None = None
     """Key of the user profiles, in the same form."""
+    vectors: tuple[str, ...] = ()
+    """Keys of dense vectors beside the visual one, such as `sentence`."""
+    token_vectors: str | None = None
+    """Key of the vectors that the token table starts from: the tokenizer's letter; None: from random ones."""
+    token_table: Literal["plain", "hash"] | None = None
+    """The ranker's token table in this arm; None: the one of the run's config."""
+    rival: RivalKind | None = None
+    """Which other way to use media or captions this is; None for the product's own."""
     placebo: PlaceboKind | None = None
     """How the tokens were made meaningless; None for a real arm."""
     feature: str = ""
@@ -72,8 +102,8 @@ class Arm:
 
     @property
     def captions(self) -> bool:
-        """Whether anything made from captions, real or placebo, is in this arm."""
-        return bool(self.tokens or self.profiles)
+        """Whether anything made from captions, real or placebo, or in the place of that, is in this arm."""
+        return bool(self.tokens or self.profiles or self.vectors)
 
     @property
     def tokenizer(self) -> str:
@@ -82,14 +112,20 @@ class Arm:
 
     def features(self) -> Features:
         """What the ranker gets: ``FeatureSet(**arm.features())``."""
-        return Features(visual=self.visual, tokens=self.tokens, profiles=self.profiles)
+        return Features(
+            visual=self.visual,
+            tokens=self.tokens,
+            profiles=self.profiles,
+            vectors=self.vectors,
+            token_vectors=self.token_vectors,
+        )
 
 
 class Arms(NamedTuple):
     """What can be compared with the inputs at hand."""
 
     arms: tuple[Arm, ...]
-    """In the order of the tables: references, single features, the joint arm, its placebos."""
+    """In the order of the tables: references, single features, the joint arm, its rivals and placebos."""
     left_out: tuple[str, ...]
     """One sentence for each group of arms whose inputs are missing."""
 
@@ -110,6 +146,7 @@ def default_arms(
     tokens: Sequence[str],
     profiles: Collection[str],
     placebos: Sequence[PlaceboKind] = PLACEBOS,
+    rivals: Sequence[RivalKind] = (),
     on_visual: bool = True,
 ) -> Arms:
     """The arms of the paper's Table 1, the joint arm, and the placebos of the joint arm.
@@ -122,6 +159,8 @@ def default_arms(
         tokens: the letters of the tokenizers whose item tokens exist, the main one first; may be empty.
         profiles: the letters of the tokenizers whose user profiles exist.
         placebos: the kinds of placebo to run.
+        rivals: the rivals to run, whose inputs the caller provides: item tokens, and profiles where others have
+            them, under `semantic`; vectors under `sentence`; token vectors under the first tokenizer's letter.
         on_visual: whether captions come on top of the visual vector, as in the paper; else beside it, on `ids`, with
             `+visual` as their rival.
     """
@@ -135,7 +174,8 @@ def default_arms(
     on_visual = on_visual and visual
     prefix = BASELINE if on_visual else ""
     if not tokens:
-        left_out.append("No captions: there is no arm with tokens or profiles, and no placebo.")
+        beside = "no rival and no placebo" if rivals else "and no placebo"
+        left_out.append(f"No captions: there is no arm with tokens or profiles, {beside}.")
         return Arms(tuple(arms), tuple(left_out))
     for letter in tokens:
         name = f"{prefix}+tokens({letter})"
@@ -160,8 +200,32 @@ def default_arms(
         arms.append(joint)
     else:
         left_out.append("No user profiles, as there are no events: placebos are of the tokens alone.")
+    arms.extend(rival_of(joint, kind) for kind in rivals)
     arms.extend(placebo_of(joint, kind) for kind in placebos)
     return Arms(tuple(arms), tuple(left_out))
+
+
+def rival_of(arm: Arm, kind: RivalKind) -> Arm:
+    """The same arm with another way to use what it uses: what the product's own way has to stand beside.
+
+    Raises:
+        CaptionaryError: an unknown kind.
+    """
+    if kind not in RIVALS:
+        raise bad_value("rival", kind, nearest(kind, RIVALS))
+    feature, description = _RIVAL_WORDS[kind]
+    prefix = BASELINE if arm.visual else ""
+    plain = Arm(name=kind, visual=arm.visual, rival=kind, feature=feature, description=description)
+    if kind == "sentence":
+        return replace(plain, name=f"{prefix}+sentence", vectors=("sentence",))
+    if kind == "semantic":
+        profiles = "semantic" if arm.profiles else None
+        name = f"{prefix}+tokens(semantic){'+profiles(semantic)' if profiles else ''}"
+        return replace(plain, name=name, tokens="semantic", profiles=profiles)
+    own = replace(plain, name=f"{arm.name}+{kind}", tokens=arm.tokens, profiles=arm.profiles)
+    if kind == "hash":
+        return replace(own, token_table="hash")
+    return replace(own, token_vectors=arm.tokenizer, token_table="plain")
 
 
 def placebo_of(arm: Arm, kind: PlaceboKind) -> Arm:
@@ -193,7 +257,7 @@ def baseline_of(arms: Sequence[Arm]) -> Arm:
 
 
 def headline_of(arms: Sequence[Arm]) -> Arm | None:
-    """The first of the real arms with the most caption features; None where no real arm has any."""
-    real = [arm for arm in arms if arm.captions and not arm.placebo]
+    """The first of the real arms with the most caption features, no rival; None where no such arm has any."""
+    real = [arm for arm in arms if arm.captions and not arm.placebo and not arm.rival]
     richest = max((bool(arm.tokens) + bool(arm.profiles) for arm in real), default=0)
     return next((arm for arm in real if bool(arm.tokens) + bool(arm.profiles) == richest), None)

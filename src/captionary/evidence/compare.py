@@ -2,22 +2,24 @@
 
 Two things move a figure: which users happen to be evaluated, and how one training happened to go. The paper
 tests the first (§4.2: "paired t-tests across multiple non-overlapping … evaluation subsets"); the spread
-over seeds shows the second. A verdict needs both to agree.
+over seeds shows the second. A verdict needs both, and where they leave it open it says how many rows and
+seeds would settle it (`captionary.evidence.power`).
 """
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from captionary.errors import CaptionaryError, bad_value
+from captionary.evidence.counting import losses, pairs
 from captionary.evidence.hashing import hash_ids
-from captionary.evidence.metrics import auc, auc_gain, calibration, ne_gain, normalized_entropy
+from captionary.evidence.metrics import auc_gain, checked, ne_gain
+from captionary.evidence.multiplicity import holm
+from captionary.evidence.power import PAPER_GAIN, POWER, Components, Need, Spread, components, need
 
 __all__ = [
     "ALPHA",
@@ -54,6 +56,8 @@ class Measured(NamedTuple):
     """Within each subset, [S, K, T]."""
     subset_ne: Floats
     """Within each subset, [S, K, T]."""
+    rows: int = 0
+    """Evaluation rows N; 0: not said."""
 
 
 class Estimate(NamedTuple):
@@ -63,21 +67,30 @@ class Estimate(NamedTuple):
     error: float
     """Standard error of the mean."""
     freedom: float
-    """Degrees of freedom of the t distribution."""
+    """Degrees of freedom of the t distribution; of several `parts`, Satterthwaite's, for orientation."""
     p_value: float
     """Two-sided; the direction is the sign of the mean."""
+    parts: Spread | None = None
+    """Where the error has several sources: these decide instead of `freedom`."""
+
+    @property
+    def spread(self) -> Spread:
+        """The error with its sources."""
+        return self.parts or Spread(((self.error**2, self.freedom),))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """The confidence interval, (low, high)."""
-        reach = float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.error if self.error > 0 else 0.0
+        reach = self.spread.quantile((1 + level) / 2) * self.error
         return self.mean - reach, self.mean + reach
 
-    def detectable(self, *, alpha: float = ALPHA, power: float = 0.8) -> float:
+    def detectable(self, *, alpha: float = ALPHA, power: float = POWER) -> float:
         """The effect that a two-sided test at `alpha` with this error would find with this power."""
-        if self.error == 0:
-            return 0.0
-        sigmas = stats.t.ppf(1 - alpha / 2, self.freedom) + stats.t.ppf(power, self.freedom)
-        return float(sigmas) * self.error
+        return self.spread.detectable(alpha=alpha, power=power)
+
+    def to_dict(self, level: float = 0.95) -> dict[str, Any]:
+        """For JSON."""
+        bounds = self.interval(level)
+        return {"mean": self.mean, "error": self.error, "p_value": self.p_value, "interval": bounds}
 
 
 class Comparison(NamedTuple):
@@ -105,6 +118,16 @@ class Comparison(NamedTuple):
     """Both sources of error added up; equals `over_subsets` with one seed."""
     verdict: Verdict
     """What the tests say together."""
+    task_auc: tuple[Estimate | None, ...] = ()
+    """AUC gain of each task, both sources of error added up, [T]; None where it cannot be tested."""
+    task_p_adjusted: tuple[float | None, ...] = ()
+    """Their p-values corrected for the number of tasks (Holm 1979), [T]."""
+    task_verdicts: tuple[Verdict, ...] = ()
+    """Verdict of each task by the corrected p-value, [T]."""
+    sources: Components | None = None
+    """Where the variance of the gain comes from; None with fewer than 2 subsets."""
+    need: Need | None = None
+    """Rows and seeds that would find the target; None where the rows are not known or nothing can be tested."""
 
     @property
     def seeds_agree(self) -> int:
@@ -139,7 +162,11 @@ def subsets(user_ids: Ids, k: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def measure(
-    labels: npt.NDArray[np.float32], predictions: npt.NDArray[np.floating], subset: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.float32],
+    predictions: npt.NDArray[np.floating],
+    subset: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.floating] | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
 ) -> Measured:
     """All metrics of one arm.
 
@@ -147,33 +174,45 @@ def measure(
         labels: 0 or 1, [N, T].
         predictions: probabilities of S trainings, [S, N, T].
         subset: the subset of each row, [N].
+        weights: importance of each row, >= 0, [N]; None: each row counts 1.
+        mask: which rows have a label of which task, [N, T]; None: all.
 
     Raises:
         CaptionaryError: shapes that do not fit, a prediction that is not a probability.
     """
     if predictions.ndim != 3 or predictions.shape[1:] != labels.shape or len(predictions) == 0:
         raise bad_value("shape of predictions", str(predictions.shape), f"[seeds >= 1, {labels.shape}]")
-    order = np.argsort(subset, kind="stable")
-    bounds = np.concatenate([[0], np.cumsum(np.bincount(subset))])
+    if mask is not None and mask.shape != labels.shape:
+        raise bad_value("shape of mask", str(mask.shape), f"that of the labels, {labels.shape}")
+    groups = int(subset.max(initial=0)) + 1
+    members = subset.astype(np.int32)
     seeds, _, tasks = predictions.shape
     whole = np.full((3, seeds, tasks), np.nan)
-    parts = np.full((2, seeds, len(bounds) - 1, tasks), np.nan)
+    parts = np.full((2, seeds, groups, tasks), np.nan)
     for task in range(tasks):
-        target = labels[order, task]
+        kept = slice(None) if mask is None else mask[:, task]
+        target, within = labels[kept, task], members[kept]
+        weighed = None if weights is None else weights[kept]
         for seed in range(seeds):
-            scores = predictions[seed, order, task]
             try:
-                whole[:, seed, task] = [m(target, scores) for m in (auc, normalized_entropy, calibration)]
+                rows = checked(target, predictions[seed, kept, task], weighed, probabilities=True)
             except CaptionaryError as error:
                 raise CaptionaryError(f"{error}; task {task}, seed {seed}") from None
-            for k, (start, end) in enumerate(pairwise(bounds)):
-                parts[0, seed, k, task] = auc(target[start:end], scores[start:end])
-                parts[1, seed, k, task] = normalized_entropy(target[start:end], scores[start:end])
-    return Measured(*whole, *parts)
+            given = (rows.positive, rows.scores, within, groups, rows.weights)
+            auc, loss = pairs(*given).auc, losses(*given)
+            entropy = loss.normalized_entropy
+            whole[:, seed, task] = auc[-1], entropy[-1], loss.calibration[-1]
+            parts[0, seed, :, task], parts[1, seed, :, task] = auc[:-1], entropy[:-1]
+    return Measured(*whole, *parts, len(labels))
 
 
 def compare(
-    treatment: Measured, baseline: Measured, *, alpha: float = ALPHA, worth: float = WORTH
+    treatment: Measured,
+    baseline: Measured,
+    *,
+    alpha: float = ALPHA,
+    worth: float = WORTH,
+    target: float | None = None,
 ) -> Comparison:
     """One arm against another, seed s against seed s and subset k against subset k.
 
@@ -189,9 +228,17 @@ def compare(
     a subset is left out of both arms there. Testing the differences against 0 is the paired t-test. NE
     gains are plain ratios, within the subset too: log loss is never near 0 there.
 
-    The verdict: ``gain`` (``loss``) where p < `alpha` over subsets, all seeds point the same way, and p <
-    `alpha` also with the error of training added (`combined`, for two seeds and more); otherwise ``no
-    gain`` where the 95 % interval of `combined` ends below `worth`; otherwise ``cannot tell``.
+    The verdict: ``gain`` (``loss``) where p < `alpha` over subsets (the paper's test) and p < `alpha` also with
+    the error of training added (`combined`, for two seeds and more); otherwise ``no gain`` where the 95 %
+    interval of `combined` ends below `worth`; otherwise ``cannot tell``, and `need` says what would tell. That
+    all seeds point the same way is not asked for: where a plan needs twelve seeds, some will point the other way.
+
+    Args:
+        treatment: the arm.
+        baseline: what it is compared with.
+        alpha: level of the two-sided tests.
+        worth: smallest AUC gain worth having.
+        target: AUC gain that `need` is for; None: the gain seen where it is above `PAPER_GAIN`, else that.
 
     Raises:
         CaptionaryError: the arms have different numbers of seeds, tasks or subsets.
@@ -204,14 +251,22 @@ def compare(
     task_auc_gain = auc_gain(treatment.auc.mean(axis=0), base)
     task_ne_gain = ne_gain(treatment.ne.mean(axis=0), baseline.ne.mean(axis=0))
     seed_gains = _mean_known((treatment.auc - baseline.auc) / headroom)  # [S]
-    per_subset = (treatment.subset_auc - baseline.subset_auc).mean(axis=0) / headroom  # [K, T]
-    subset_gains = _mean_known(per_subset)
+    cells = (treatment.subset_auc - baseline.subset_auc) / headroom  # [S, K, T]
+    table = _mean_known(cells)  # [S, K]
+    table = table[:, ~np.isnan(table).any(axis=0)]
+    subset_gains = _mean_known(cells.mean(axis=0))
     subset_gains = subset_gains[~np.isnan(subset_gains)]
     subset_ne_gain = ne_gain(treatment.subset_ne.mean(axis=0), baseline.subset_ne.mean(axis=0))  # [K, T]
     over_subsets, over_seeds = estimate(subset_gains), estimate(seed_gains)
-    combined = _combined(over_subsets, over_seeds)
+    sources = components(table)
+    combined = _combined(over_subsets, sources)
+    task_auc = tuple(_of_task(cells[:, :, task]) for task in range(len(base)))
+    adjusted = holm([test.p_value if test else None for test in task_auc])
+    gain = float(_mean_known(task_auc_gain[None])[0])
+    wanted = max(gain, PAPER_GAIN) if target is None else target
+    rows = min(treatment.rows, baseline.rows)
     return Comparison(
-        auc_gain=float(_mean_known(task_auc_gain[None])[0]),
+        auc_gain=gain,
         ne_gain=float(_mean_known(task_ne_gain[None])[0]),
         task_auc_gain=task_auc_gain,
         task_ne_gain=task_ne_gain,
@@ -221,7 +276,15 @@ def compare(
         seed_gains=seed_gains,
         over_seeds=over_seeds,
         combined=combined,
-        verdict=_verdict(over_subsets, seed_gains, combined, alpha, worth),
+        verdict=_verdict(over_subsets, combined, alpha, worth),
+        task_auc=task_auc,
+        task_p_adjusted=tuple(adjusted),
+        task_verdicts=tuple(
+            _verdict(test, None if test is None or p is None else test._replace(p_value=p), alpha, worth)
+            for test, p in zip(task_auc, adjusted, strict=True)
+        ),
+        sources=sources,
+        need=need(sources, rows, wanted, alpha=alpha) if sources and rows else None,
     )
 
 
@@ -242,25 +305,36 @@ def _tested(mean: float, error: float, freedom: float) -> Estimate:
     return Estimate(mean, error, freedom, float(2 * stats.t.sf(abs(mean) / error, freedom)))
 
 
-def _combined(over_subsets: Estimate | None, over_seeds: Estimate | None) -> Estimate | None:
-    """The subsets' estimate with the error of training added in squares, freedom by Satterthwaite."""
-    if over_subsets is None or over_seeds is None:
+def _combined(over_subsets: Estimate | None, sources: Components | None) -> Estimate | None:
+    """The subsets' estimate with the error of training added in squares."""
+    if over_subsets is None or sources is None or sources.training is None:
         return over_subsets
-    variance = over_subsets.error**2 + over_seeds.error**2
-    if variance == 0:
+    training = sources.spread().parts[1]
+    if training[0] <= 0:
         return over_subsets
-    freedom = variance**2 / sum(part.error**4 / part.freedom for part in (over_subsets, over_seeds))
-    # Satterthwaite may find more freedom in two parts than in one; a further error must not add certainty.
-    return _tested(over_subsets.mean, math.sqrt(variance), min(freedom, over_subsets.freedom))
+    spread = Spread(((over_subsets.error**2, over_subsets.freedom), training))
+    freedom = spread.error**4 / sum(variance**2 / freedom for variance, freedom in spread.parts)
+    mean = over_subsets.mean
+    # Satterthwaite may find more freedom in two parts than in one.
+    return Estimate(
+        mean,
+        spread.error,
+        min(freedom, over_subsets.freedom),
+        max(spread.p_value(mean), over_subsets.p_value),
+        spread,
+    )
 
 
-def _verdict(
-    over_subsets: Estimate | None, seed_gains: Floats, combined: Estimate | None, alpha: float, worth: float
-) -> Verdict:
+def _of_task(cells: Floats) -> Estimate | None:
+    """The combined test of one task from its gains by seed and subset [S, K]."""
+    cells = cells[:, ~np.isnan(cells).any(axis=0)]
+    return _combined(estimate(cells.mean(axis=0)), components(cells)) if len(cells) else None
+
+
+def _verdict(over_subsets: Estimate | None, combined: Estimate | None, alpha: float, worth: float) -> Verdict:
     if over_subsets is None or combined is None:
         return "cannot tell"
-    agreed = bool(np.all(np.sign(seed_gains) == np.sign(over_subsets.mean)))
-    if agreed and over_subsets.p_value < alpha and combined.p_value < alpha:
+    if over_subsets.p_value < alpha and combined.p_value < alpha:
         return "gain" if over_subsets.mean > 0 else "loss"
     return "no gain" if combined.interval()[1] < worth else "cannot tell"
 

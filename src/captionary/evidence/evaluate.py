@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,46 @@ import numpy.typing as npt
 from captionary.errors import CaptionaryError, bad_value
 from captionary.evidence import compare as comparing
 from captionary.evidence.arms import Arm, baseline_of, headline_of
-from captionary.evidence.compare import Comparison, Ids, Measured, compare, measure
+from captionary.evidence.compare import ALPHA, Comparison, Ids, Measured, Verdict, compare, measure
 from captionary.evidence.deal import dealt_test
+from captionary.evidence.power import Components, Need
 from captionary.evidence.result import ArmResult, Contrast, OracleResult, PerTask, TaskInfo
+from captionary.evidence.slices import Slice, SliceGain, slice_gains, slice_measures
 
-__all__ = ["RARE", "Evaluation", "evaluate"]
+__all__ = ["RARE", "ArmDetail", "Evaluation", "evaluate"]
 
 RARE = 50
 """Fewer positives (or negatives) than this in the evaluation rows get a warning."""
+
+
+class ArmDetail(NamedTuple):
+    """One arm against the baseline, beside what `ArmResult` has: all by task, slice or source of error."""
+
+    name: str
+    """Of the arm."""
+    need: Need | None
+    """Rows and seeds that would find the target; None where nothing can be tested."""
+    sources: Components | None
+    """Variance of the gain by source; None with fewer than 2 subsets."""
+    task_interval: dict[str, tuple[float, float] | None]
+    """95 % interval of the AUC gain by task, over subsets and seeds."""
+    task_p_value: dict[str, float | None]
+    """Two-sided, over subsets and seeds."""
+    task_p_adjusted: dict[str, float | None]
+    """The same, corrected for the number of tasks (Holm 1979)."""
+    task_verdict: dict[str, Verdict]
+    """Of each task alone, by the corrected p-value."""
+    slices: tuple[SliceGain, ...]
+    """Gains within slices; empty where none were given."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **self._asdict(),
+            "need": self.need.to_dict() if self.need else None,
+            "sources": self.sources._asdict() if self.sources else None,
+            "slices": [one.to_dict() for one in self.slices],
+        }
 
 
 class Evaluation(NamedTuple):
@@ -40,6 +72,12 @@ class Evaluation(NamedTuple):
     """What the truth scores."""
     warnings: tuple[str, ...]
     """Sentences."""
+    details: tuple[ArmDetail, ...] = ()
+    """What stands behind each arm but the baseline, in the order of the arms."""
+
+    def detail(self, name: str) -> ArmDetail | None:
+        """That of the arm of this name, where there is one."""
+        return next((one for one in self.details if one.name == name), None)
 
 
 def evaluate(
@@ -55,6 +93,11 @@ def evaluate(
     seed: int = 0,
     samples_per_second: Mapping[str, float] | None = None,
     dealt: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    weights: npt.NDArray[np.floating] | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+    slices: Sequence[Slice] = (),
+    alpha: float = ALPHA,
+    target: float | None = None,
 ) -> Evaluation:
     """Measure every arm on the evaluation rows and compare it with the baseline, `+visual` or `ids`.
 
@@ -73,6 +116,11 @@ def evaluate(
         seed: deals the users into subsets.
         samples_per_second: arm name → training speed.
         dealt: arm name → scores under dealt captions [S, 1 + deals, T], see `captionary.evidence.deal`.
+        weights: importance of each row, >= 0, [N]; None: each counts 1.
+        mask: which rows have a label of which task, [N, T]; None: all. Nothing is looked at where there is none.
+        slices: parts of the rows to compare within, see `captionary.evidence.slices.slices_by_history`.
+        alpha: level of the tests behind a verdict.
+        target: AUC gain that "needs about N rows / S seeds" is about, see `captionary.evidence.compare.compare`.
 
     Raises:
         CaptionaryError: shapes that do not fit, an arm without predictions, a label that is neither 0 nor
@@ -91,23 +139,35 @@ def evaluate(
             f"There are only {count} {subsets_of}s to evaluate, so {count} subsets instead of {subsets}."
         )
     subset = comparing.subsets(users, count, seed) if count >= 2 else np.zeros(len(labels), dtype=np.int64)
-    measured = {arm.name: _measure(arm.name, labels, predictions, subset) for arm in arms}
+    measured: dict[str, Measured] = {}
+    sliced: dict[str, dict[str, Measured]] = {}
+    for arm in arms:
+        measured[arm.name], sliced[arm.name] = _measure(
+            arm.name, labels, predictions, subset, weights, mask, slices
+        )
     baseline, headline = baseline_of(arms), headline_of(arms)
-    results = []
+    results, details = [], []
     for arm in arms:
         speed = (samples_per_second or {}).get(arm.name)
-        comparison = compare(measured[arm.name], measured[baseline.name]) if arm is not baseline else None
+        comparison = None
+        if arm is not baseline:
+            comparison = compare(measured[arm.name], measured[baseline.name], alpha=alpha, target=target)
+            within = slice_gains(
+                slices, labels, task_names, sliced[arm.name], sliced[baseline.name], mask, alpha=alpha
+            )
+            details.append(_detail(arm.name, comparison, task_names, within))
         result = _result(arm, measured[arm.name], comparison, task_names, speed)
         test = dealt_test(dealt[arm.name]) if dealt and arm.name in dealt else None
         if test is not None:
             result = dataclasses.replace(result, dealt_gain=test[0], dealt_p_value=test[1])
         results.append(result)
-    tasks = _tasks(labels, task_names, measured[baseline.name])
-    warnings += _warn(tasks, len(labels), max(len(measured[baseline.name].subset_auc[0]), 1))
+    tasks = _tasks(labels, task_names, measured[baseline.name], mask)
+    counts = [len(labels)] * len(tasks) if mask is None else mask.sum(axis=0).tolist()
+    warnings += _warn(tasks, counts, max(len(measured[baseline.name].subset_auc[0]), 1))
     if len(measured[baseline.name].auc) == 1:
         warnings.append("One seed: how much of a gain is the luck of one training is not measured.")
     contrasts = [
-        _contrast(arm.name, compare(measured[headline.name], measured[arm.name]))
+        _contrast(arm.name, compare(measured[headline.name], measured[arm.name], alpha=alpha, target=target))
         for arm in arms
         if headline is not None and arm.placebo
     ]
@@ -117,8 +177,11 @@ def evaluate(
         tasks=tasks,
         arms=tuple(results),
         against_placebos=tuple(contrasts),
-        oracle=None if truth is None else _oracle(labels, truth, task_names, measured[baseline.name]),
+        oracle=None
+        if truth is None
+        else _oracle(labels, truth, task_names, measured[baseline.name], weights, mask),
         warnings=tuple(warnings),
+        details=tuple(details),
     )
 
 
@@ -127,13 +190,40 @@ def _measure(
     labels: npt.NDArray[np.float32],
     predictions: Mapping[str, npt.NDArray[np.float32]],
     subset: npt.NDArray[np.int64],
-) -> Measured:
+    weights: npt.NDArray[np.floating] | None,
+    mask: npt.NDArray[np.bool_] | None,
+    slices: Sequence[Slice],
+) -> tuple[Measured, dict[str, Measured]]:
+    """Metrics of an arm on all rows, and by slice: both at once, as its predictions may be read for this alone."""
     if name not in predictions:
         raise bad_value("predictions", ", ".join(predictions) or "none", f"given for arm {name}")
+    predicted = np.asarray(predictions[name])
     try:
-        return measure(labels, np.asarray(predictions[name]), subset)
+        whole = measure(labels, predicted, subset, weights, mask)
+        return whole, slice_measures(slices, labels, predicted, subset, weights, mask)
     except CaptionaryError as error:
         raise CaptionaryError(f"{error}; arm {name}") from None
+
+
+def _detail(
+    name: str, comparison: Comparison, tasks: Sequence[str], slices: tuple[SliceGain, ...]
+) -> ArmDetail:
+    return ArmDetail(
+        name=name,
+        need=comparison.need,
+        sources=comparison.sources,
+        task_interval={
+            task: test.interval() if test else None
+            for task, test in zip(tasks, comparison.task_auc, strict=True)
+        },
+        task_p_value={
+            task: test.p_value if test else None
+            for task, test in zip(tasks, comparison.task_auc, strict=True)
+        },
+        task_p_adjusted=dict(zip(tasks, comparison.task_p_adjusted, strict=True)),
+        task_verdict=dict(zip(tasks, comparison.task_verdicts, strict=True)),
+        slices=slices,
+    )
 
 
 def _result(
@@ -201,14 +291,20 @@ def _contrast(placebo: str, comparison: Comparison) -> Contrast:
 
 
 def _oracle(
-    labels: npt.NDArray[np.float32], truth: npt.NDArray[np.float64], tasks: Sequence[str], baseline: Measured
+    labels: npt.NDArray[np.float32],
+    truth: npt.NDArray[np.float64],
+    tasks: Sequence[str],
+    baseline: Measured,
+    weights: npt.NDArray[np.floating] | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
 ) -> OracleResult:
     if truth.shape != labels.shape:
         raise bad_value("shape of truth", str(truth.shape), f"that of the labels, {labels.shape}")
     known = [t for t in range(len(tasks)) if not np.isnan(truth[:, t]).any()]
     one_subset = np.zeros(len(labels), dtype=np.int64)
-    picked = Measured(*(values[..., known] for values in baseline))
-    measured = measure(labels[:, known], truth[None][:, :, known], one_subset)
+    picked = Measured(*(values[..., known] for values in baseline[:5]))
+    there = None if mask is None else mask[:, known]
+    measured = measure(labels[:, known], truth[None][:, :, known], one_subset, weights, there)
     # The oracle is no training, so it has no seeds to pair: it meets the mean of the baseline's.
     mean = picked._replace(
         auc=picked.auc.mean(axis=0, keepdims=True),
@@ -216,7 +312,7 @@ def _oracle(
         subset_auc=measured.subset_auc,
         subset_ne=measured.subset_ne,
     )
-    comparison = compare(measured, mean)
+    comparison = compare(measured, mean, target=1.0)
     auc: PerTask = dict.fromkeys(tasks)
     ne: PerTask = dict.fromkeys(tasks)
     for i, t in enumerate(known):
@@ -226,23 +322,30 @@ def _oracle(
     )
 
 
-def _tasks(labels: npt.NDArray[np.float32], names: Sequence[str], baseline: Measured) -> tuple[TaskInfo, ...]:
+def _tasks(
+    labels: npt.NDArray[np.float32],
+    names: Sequence[str],
+    baseline: Measured,
+    mask: npt.NDArray[np.bool_] | None,
+) -> tuple[TaskInfo, ...]:
     both = (~np.isnan(baseline.subset_auc[0])).sum(axis=0)  # [T]
-    positives = labels.sum(axis=0, dtype=np.float64)
+    there = np.ones(labels.shape, bool) if mask is None else mask
+    positives = np.where(there, labels, 0).sum(axis=0, dtype=np.float64)
+    counts = np.maximum(there.sum(axis=0), 1)
     return tuple(
         TaskInfo(
             name=name,
             positives=int(positives[t]),
-            base_rate=float(positives[t] / len(labels)),
+            base_rate=float(positives[t] / counts[t]),
             subsets=int(both[t]),
         )
         for t, name in enumerate(names)
     )
 
 
-def _warn(tasks: Sequence[TaskInfo], rows: int, subsets: int) -> list[str]:
+def _warn(tasks: Sequence[TaskInfo], counts: Sequence[int], subsets: int) -> list[str]:
     words = []
-    for task in tasks:
+    for task, rows in zip(tasks, counts, strict=True):
         rarer = min(task.positives, rows - task.positives)
         kind = "positives" if task.positives <= rows - task.positives else "negatives"
         if rarer == 0:

@@ -21,6 +21,7 @@ from captionary.errors import bad_value, nearest
 from captionary.evidence.compare import Comparison, Measured, compare, measure, subsets
 from captionary.evidence.formats import UNKNOWN, interval, percent
 from captionary.evidence.permute import by_row, columns_of, groups_of, permuted
+from captionary.evidence.tables import md_table
 from captionary.rank.data import Ints, RankingData
 from captionary.rank.features import FeatureSet
 
@@ -129,33 +130,16 @@ class Importance(NamedTuple):
 
     def to_markdown(self) -> str:
         """A table of the features, one of the groups, one by task."""
+        head = ("Rank", "Percentile", "Shuffled", "95 % interval", "Within strata", "95 % interval")
+        head += ("Retrained without", "95 % interval")
         parts = []
         for title, weights in (("Feature", self.features), ("Group", self.groups)):
-            if not weights:
-                continue
-            lines = [
-                f"| {title} | Rank | Percentile | Shuffled | 95 % interval | Within strata | 95 % interval | Retrained without "
-                "| 95 % interval |",
-                "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-            ]
-            for one in weights:
-                cells = [one.name, str(one.rank), f"{one.percentile:.0f}"]
-                for figure in (one.shuffled, one.within, one.retrained):
-                    cells += [UNKNOWN, UNKNOWN] if figure is None else _cells(figure)
-                lines.append("| " + " | ".join(cells) + " |")
-            parts.append("\n".join(lines))
+            if weights:
+                rows = [(one.name, str(one.rank), f"{one.percentile:.0f}", *_figures(one)) for one in weights]
+                parts.append("\n".join(md_table((title, *head), rows)))
         if len(self.tasks) > 1:
-            lines = [
-                "| Shuffled, by task | " + " | ".join(self.tasks) + " |",
-                "|---|" + "---:|" * len(self.tasks),
-            ]
-            lines += [
-                f"| {one.name} | "
-                + " | ".join(percent(one.shuffled.tasks[task]) for task in self.tasks)
-                + " |"
-                for one in self.weights
-            ]
-            parts.append("\n".join(lines))
+            rows = [(one.name, *(percent(one.shuffled.tasks[t]) for t in self.tasks)) for one in self.weights]
+            parts.append("\n".join(md_table(("Shuffled, by task", *self.tasks), rows)))
         return "\n\n".join([*parts, self.note])
 
     @property
@@ -290,9 +274,12 @@ def _order(strata: Ints, rng: np.random.Generator) -> Ints:
 
 def _figure(intact: Measured, others: Sequence[Measured], tasks: Sequence[str]) -> Figure:
     """Against the mean of the shuffles: their luck is averaged out before rankers and subsets are compared."""
-    return Figure.of(
-        compare(intact, Measured(*(sum(same) / len(others) for same in zip(*others, strict=True)))), tasks
-    )
+    # Measured from the first, so that shuffles that are all alike average to exactly what they are.
+    means = [
+        same[0] + sum(each - same[0] for each in same) / len(same) if isinstance(same[0], np.ndarray) else same[0]
+        for same in zip(*others, strict=True)
+    ]
+    return Figure.of(compare(intact, Measured(*means)), tasks)
 
 
 def _ranked(
@@ -320,8 +307,13 @@ def _ranked(
     ]
 
 
-def _cells(figure: Figure) -> list[str]:
-    return [percent(figure.auc_gain), interval(figure.interval)]
+def _figures(one: FeatureWeight) -> list[str]:
+    cells = []
+    for figure in (one.shuffled, one.within, one.retrained):
+        cells += (
+            [UNKNOWN, UNKNOWN] if figure is None else [percent(figure.auc_gain), interval(figure.interval)]
+        )
+    return cells
 
 
 def _known(value: float) -> float | None:

@@ -70,7 +70,7 @@ def columns_of(data: RankingData, features: FeatureSet) -> tuple[str, ...]:
 
 
 def groups_of(columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Group → the columns that are shuffled together, two and more; a group that holds what another does is left out."""
+    """Group → the columns that are shuffled together, two and more; what another group holds is no group again."""
     wanted = {
         "ids": [name for name in columns if name in ("user id", "item id")],
         "context": [name for name in columns if name.startswith("context.")],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -17,7 +17,20 @@ from captionary.evidence.formats import decimal, interval, p_phrase, percent
 from captionary.evidence.result import Evidence
 from captionary.evidence.tables import Group, group_of
 
-__all__ = ["Plot", "Scale", "Strip", "ceiling", "forest", "scale_of", "table2_strips"]
+__all__ = [
+    "Plot",
+    "Scale",
+    "Strip",
+    "ceiling",
+    "forest",
+    "importance_strips",
+    "interval_strips",
+    "scale_of",
+    "table2_strips",
+]
+
+if TYPE_CHECKING:
+    from captionary.evidence.importance import FeatureWeight
 
 HEIGHT = 34
 MIDDLE = HEIGHT // 2
@@ -166,6 +179,54 @@ def ceiling(evidence: Evidence) -> Plot | None:
         label = f"{task.name}: AUC of " + ", ".join(words) if words else f"{task.name}: AUC not known"
         strips.append(Strip(task.name, "joint", decimal(arm.auc[task.name]), _svg(marks, label, "joint")))
     return Plot(tuple(strips), _axis(scale, percents=False))
+
+
+def interval_strips(
+    rows: Sequence[tuple[str, float, Sequence[float] | None]], group: Group = "feature"
+) -> Plot | None:
+    """AUC gains (name, gain, 95 % interval) of one kind, as of slices; None without rows."""
+    if not rows:
+        return None
+    scale = scale_of([value for _, gain, bounds in rows for value in (gain, *(bounds or ()))], zero=True)
+    strips = []
+    for name, gain, bounds in rows:
+        marks = _grid(scale) + (_line("bar", scale, bounds) if bounds else [])
+        marks.append(Markup('<circle class="dot" cx="{}" cy="{}" r="4"/>').format(scale.at(gain), MIDDLE))
+        words = f"{name}: AUC gain {percent(gain)}, 95 % interval {interval(bounds)}"
+        strips.append(Strip(name, group, percent(gain), _svg(marks, words, group)))
+    return Plot(tuple(strips), _axis(scale, percents=True))
+
+
+def importance_strips(weights: Sequence[FeatureWeight]) -> Plot | None:
+    """What features weigh: a dot with its interval where shuffled, a ring within strata, a bar where retrained without.
+
+    Features made of captions stand out. None where nothing is known.
+    """
+    known = [one for one in weights if one.shuffled.auc_gain is not None]
+    figures = [figure for one in known for figure in (one.shuffled, one.within, one.retrained) if figure]
+    if not known:
+        return None
+    shown = [figure.auc_gain for figure in figures if figure.auc_gain is not None]
+    scale = scale_of([*shown, *(bound for one in known for bound in one.shuffled.interval or ())], zero=True)
+    strips = []
+    for one in known:
+        group: Group = "joint" if one.name.startswith(("item tokens", "profile", "captions")) else "reference"
+        marks = _grid(scale)
+        words = f"{one.name}: shuffled {percent(one.shuffled.auc_gain)}"
+        if one.shuffled.interval:
+            marks += _line("bar", scale, one.shuffled.interval)
+            words += f", 95 % interval {interval(one.shuffled.interval)}"
+        gain = one.shuffled.auc_gain or 0.0
+        marks.append(Markup('<circle class="dot" cx="{}" cy="{}" r="4"/>').format(scale.at(gain), MIDDLE))
+        if one.within is not None and one.within.auc_gain is not None:
+            words += f"; within strata {percent(one.within.auc_gain)}"
+            ring = Markup('<circle class="ids" cx="{}" cy="{}" r="4"/>')
+            marks.append(ring.format(scale.at(one.within.auc_gain), MIDDLE))
+        if one.retrained is not None and one.retrained.auc_gain is not None:
+            words += f"; retrained without it {percent(one.retrained.auc_gain)}"
+            marks += _line("oracle", scale, (one.retrained.auc_gain,) * 2, reach=9)
+        strips.append(Strip(one.name, group, percent(gain), _svg(marks, words, group)))
+    return Plot(tuple(strips), _axis(scale, percents=True))
 
 
 def _grid(scale: Scale) -> list[Markup]:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jinja2
+from markupsafe import Markup
 
 from captionary.errors import bad_value
 from captionary.evidence import formats, plots, tables
+from captionary.evidence.calibration import calibration_plot
 from captionary.evidence.cards import ItemCard, ProfileCard, thumbnail
 from captionary.evidence.result import Evidence
+from captionary.evidence.sections import Sections, Sheet, sheet_of, slice_name
 from captionary.publish import atomic_file
 
-__all__ = ["ReportFiles", "render", "write_report"]
+if TYPE_CHECKING:
+    from captionary.evidence.calibration import CalibrationCurve
+    from captionary.evidence.cost import Cost
+    from captionary.evidence.importance import Importance
+
+__all__ = ["ReportFiles", "environment", "render", "style", "write_report", "write_texts"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_WORDS = 24
@@ -34,8 +43,11 @@ def write_report(
     out_dir: Path,
     items: Sequence[ItemCard] = (),
     profiles: Sequence[ProfileCard] = (),
+    sections: Sections | None = None,
 ) -> ReportFiles:
     """Write index.html, report.md and evidence.json into `out_dir`, which is made if need be.
+
+    What `sections` hold is in all three; it replaces `evidence.sections`.
 
     Each file appears whole or not at all, and `evidence.json` last: where it is new, the others are too.
 
@@ -43,31 +55,70 @@ def write_report(
         CaptionaryError: the folder cannot be written to.
     """
     files = ReportFiles(out_dir / "index.html", out_dir / "report.md", out_dir / "evidence.json")
-    texts = (render(evidence, items, profiles), evidence.to_markdown(), evidence.to_json())
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(files, texts, strict=True):
-            with atomic_file(path) as file:
-                file.write(text.encode())
-    except OSError as error:
-        raise bad_value("report folder", str(out_dir), "a folder to write to", where=error.strerror) from None
+    sections = sections or Sections()
+    evidence = dataclasses.replace(evidence, sections=sections.to_dict())
+    texts = (
+        render(evidence, items, profiles, sections),
+        tables.markdown(evidence, sections.to_markdown()),
+        evidence.to_json(),
+    )
+    write_texts(dict(zip(files, texts, strict=True)))
     return files
 
 
-def render(evidence: Evidence, items: Sequence[ItemCard] = (), profiles: Sequence[ProfileCard] = ()) -> str:
-    """The page: HTML with its style, plots and thumbnails inside, no script, nothing fetched."""
-    environment = jinja2.Environment(
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write files, in their order, each whole or not at all; their folders are made if need be.
+
+    Raises:
+        CaptionaryError: a folder cannot be written to.
+    """
+    for path, text in texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                file.write(text.encode())
+        except OSError as error:
+            folder = str(path.parent)
+            raise bad_value("report folder", folder, "a folder to write to", where=error.strerror) from None
+
+
+def environment() -> jinja2.Environment:
+    """Where the pages' templates are, with the filters that they use."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,  # captions, titles and reasons are data, whatever they contain
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": formats.percent, "count": formats.count, "unbroken": formats.unbroken}
-    return environment.get_template("report.html.j2").render(
+    made.filters |= {"percent": formats.percent, "count": formats.count, "unbroken": formats.unbroken}
+    return made
+
+
+def style() -> str:
+    """The style sheet of the pages."""
+    return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+
+
+def render(
+    evidence: Evidence,
+    items: Sequence[ItemCard] = (),
+    profiles: Sequence[ProfileCard] = (),
+    sections: Sections | None = None,
+) -> str:
+    """The page: HTML with its style, plots and thumbnails inside, no script, nothing fetched."""
+    sections = sections or Sections()
+    reached = tables.attainable(evidence)
+    drawn = [
+        (slice_name(one), one["auc_gain"], one.get("interval"))
+        for one in sections.slices
+        if isinstance(one.get("auc_gain"), float)
+    ]
+    weights = sections.importance.weights if sections.importance else ()
+    return environment().get_template("report.html.j2").render(
         evidence=evidence,
         run=evidence.run,
-        style=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        style=style(),
         key_figures=_key_figures(evidence),
         table1=_grouped(tables.table1(evidence), evidence.headline),
         table2=tables.table2(evidence),
@@ -80,7 +131,66 @@ def render(evidence: Evidence, items: Sequence[ItemCard] = (), profiles: Sequenc
         provenance=tables.provenance(evidence),
         config=json.dumps(evidence.run.config, ensure_ascii=False, indent=2, default=str),
         share=formats.share,
+        sections=sections,
+        attainable=Sheet(("Arm", "AUC gain", "Of the attainable", "95 % interval"), tuple(reached)) if reached else None,
+        slices=sheet_of(sections.slices) if sections.slices else None,
+        slices_plot=plots.interval_strips(drawn),
+        importance_plot=plots.importance_strips(weights),
+        importance_sheets=_importance_sheets(sections.importance),
+        cost_sheets=_cost_sheets(sections.cost),
+        calibration=_calibration(sections.calibration, evidence.headline or evidence.baseline),
     )
+
+
+def _importance_sheets(importance: Importance | None) -> list[Sheet]:
+    """Rank and percentile with every figure and its interval; then by task."""
+    if importance is None:
+        return []
+    head = ("Rank", "Percentile", "Shuffled", "95 % interval")
+    sheets = []
+    for title, weights in (("Feature", importance.features), ("Group", importance.groups)):
+        within = any(one.within for one in weights)
+        retrained = any(one.retrained for one in weights)
+        rows = []
+        for one in weights:
+            cells = [one.name, str(one.rank), f"{one.percentile:.0f}"]
+            for figure, wanted in ((one.shuffled, True), (one.within, within), (one.retrained, retrained)):
+                if wanted:
+                    cells += [
+                        formats.percent(figure.auc_gain if figure else None),
+                        formats.interval(figure.interval if figure else None),
+                    ]
+            rows.append(tuple(cells))
+        more = ("Within strata", "95 % interval") if within else ()
+        more += ("Retrained without", "95 % interval") if retrained else ()
+        if rows:
+            sheets.append(Sheet((title, *head, *more), tuple(rows)))
+    if len(importance.tasks) > 1:
+        rows = [
+            (one.name, *(formats.percent(one.shuffled.tasks[task]) for task in importance.tasks))
+            for one in importance.weights
+        ]
+        sheets.append(Sheet(("Shuffled, by task", *importance.tasks), tuple(rows)))
+    return sheets
+
+
+def _cost_sheets(cost: Cost | None) -> list[Sheet]:
+    if cost is None:
+        return []
+    captions = Sheet(("Captions", "In all", "Per 1,000 items", "Per point of AUC gain"), tuple(cost.caption_rows()))
+    head = ("Arm", "Measure", "Figure", "÷ baseline", "95 % interval", "Verdict")
+    return [sheet for sheet in (captions, Sheet(head, tuple(cost.arm_rows()))) if sheet.rows]
+
+
+def _calibration(curves: Sequence[CalibrationCurve], marked: str) -> list[tuple[str, Markup]]:
+    """(task, plot of its arms), the headline arm filled."""
+    names = list(dict.fromkeys(curve.task for curve in curves))
+    plotted = []
+    for name in names:
+        mine = [curve for curve in curves if curve.task == name]
+        known = marked if any(curve.arm == marked for curve in mine) else mine[-1].arm
+        plotted.append((name, calibration_plot(mine, marked=known)))
+    return plotted
 
 
 def _key_figures(evidence: Evidence) -> list[tuple[str, str, str]]:

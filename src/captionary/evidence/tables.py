@@ -12,10 +12,14 @@ from captionary.evidence.result import ArmResult, Evidence, PerTask
 
 __all__ = [
     "AbsoluteRow",
+    "AttainableRow",
     "Table1Row",
     "Table2Row",
     "absolute",
+    "attainable",
     "markdown",
+    "md_table",
+    "md_text",
     "print_tables",
     "table1",
     "table2",
@@ -66,6 +70,16 @@ class AbsoluteRow(NamedTuple):
     """Training samples per second."""
     ratio: str
     """The same over that of the baseline."""
+
+
+class AttainableRow(NamedTuple):
+    """One arm's part of all there is to gain: (arm − baseline) ÷ (oracle − baseline)."""
+
+    name: str
+    auc_gain: str
+    share: str
+    interval: str
+    """Of the share: that of the gain, error of training added, over the oracle's gain, which is known without error."""
 
 
 def group_of(arm: ArmResult, evidence: Evidence) -> Group:
@@ -141,6 +155,30 @@ def absolute(evidence: Evidence) -> list[AbsoluteRow]:
     return rows
 
 
+def attainable(evidence: Evidence) -> list[AttainableRow]:
+    """What part of the oracle's gain each arm with captions reaches; empty where the truth is not known.
+
+    Both gains are relative to 1 − AUC of the same baseline, so their ratio is that of the differences of AUC.
+    """
+    whole = evidence.oracle.auc_gain if evidence.oracle else None
+    if whole is None or whole <= 0:
+        return []
+    rows = []
+    for arm in evidence.arms:
+        if arm.captions and arm.auc_gain is not None:
+            bounds = arm.combined_interval or arm.interval
+            part = None if bounds is None else [bound / whole for bound in bounds]
+            rows.append(
+                AttainableRow(
+                    name=arm.name,
+                    auc_gain=percent(arm.auc_gain),
+                    share=percent(arm.auc_gain / whole, sign=False, digits=0),
+                    interval=interval(part, digits=0),
+                )
+            )
+    return rows
+
+
 def _cells(
     auc: PerTask, ne: PerTask, names: Sequence[str]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, str]]:
@@ -200,12 +238,17 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 100)
 
 
-def markdown(evidence: Evidence) -> str:
-    """The text of `report.md`."""
+def markdown(evidence: Evidence, sections: Sequence[tuple[str, str]] = ()) -> str:
+    """The text of `report.md`.
+
+    Args:
+        evidence: what is reported.
+        sections: (title, Markdown) of what was measured besides, see `captionary.evidence.sections`.
+    """
     run = evidence.run
-    out = [f"# {_md(run.name)}: what captions are worth", "", f"**{_md(evidence.verdict)}**", ""]
-    out += [_md(" ".join(evidence.remarks)), ""] if evidence.remarks else []
-    out += [f"## Table 1. Gains against {_md(evidence.baseline)}", ""]
+    out = [f"# {md_text(run.name)}: what captions are worth", "", f"**{md_text(evidence.verdict)}**", ""]
+    out += [md_text(" ".join(evidence.remarks)), ""] if evidence.remarks else []
+    out += [f"## Table 1. Gains against {md_text(evidence.baseline)}", ""]
     head = ("Feature Name", "Feature Description", "Tokenizer Type", "Arm", "AUC Gain", "NE Gain")
     rows = [
         (
@@ -215,21 +258,26 @@ def markdown(evidence: Evidence) -> str:
         )
         for row in table1(evidence)
     ]
-    out += _md_table((*head, "p", "95 % interval", "Seeds (sd, agreeing)", "Verdict"), rows)
+    out += md_table((*head, "p", "95 % interval", "Seeds (sd, agreeing)", "Verdict"), rows)
     if evidence.headline:
-        out += ["", f"## Table 2. Change of NE by task, {_md(evidence.headline)}", ""]
-        out += _md_table(
+        out += ["", f"## Table 2. Change of NE by task, {md_text(evidence.headline)}", ""]
+        out += md_table(
             ("Task", "ΔNE (↓)", "95 % interval", "AUC Gain", "Base rate", "Positives"), table2(evidence)
         )
     out += ["", "## AUC / NE and training speed", ""]
     tasks = [task.name for task in evidence.tasks]
-    out += _md_table(
+    out += md_table(
         ("Arm", *tasks, "Mean", "Samples/s", "÷ baseline"),
         [
             (row.name, *(" / ".join(cell) for cell in row.cells), " / ".join(row.mean), row.speed, row.ratio)
             for row in absolute(evidence)
         ],
     )
+    if reached := attainable(evidence):
+        out += ["", "## Share of the attainable", ""]
+        out += md_table(("Arm", "AUC Gain", "÷ that of the oracle", "95 % interval"), reached)
+    for title, text in sections:
+        out += ["", f"## {md_text(title)}", "", text]
     if evidence.captions:
         counts = evidence.captions
         total = counts.ok + counts.failed + counts.skipped
@@ -238,12 +286,12 @@ def markdown(evidence: Evidence) -> str:
             f"{count(counts.ok)} of {count(total)} items have a caption ({share(counts.ok, total)}); "
             f"{count(counts.failed)} failed, {count(counts.skipped)} skipped."
         )
-        out += [""] + [f"- {_md(reason)}: {count(number)}" for reason, number in counts.reasons.items()]
+        out += [""] + [f"- {md_text(reason)}: {count(number)}" for reason, number in counts.reasons.items()]
     if evidence.warnings or evidence.left_out:
         out += ["", "## To know before believing", ""]
-        out += [f"- {_md(sentence)}" for sentence in (*evidence.left_out, *evidence.warnings)]
+        out += [f"- {md_text(sentence)}" for sentence in (*evidence.left_out, *evidence.warnings)]
     out += ["", "## Provenance", ""]
-    out += [f"- {_md(label)}: {_md(text)}" for label, text in provenance(evidence)]
+    out += [f"- {md_text(label)}: {md_text(text)}" for label, text in provenance(evidence)]
     return "\n".join(out) + "\n"
 
 
@@ -267,11 +315,12 @@ def provenance(evidence: Evidence) -> list[tuple[str, str]]:
     return [(label, text) for label, text in lines if text]
 
 
-def _md(text: str) -> str:
+def md_text(text: str) -> str:
     """Text that Markdown shows as it is: names and reasons are data."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
 
 
-def _md_table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    lines = ["| " + " | ".join(_md(cell) for cell in cells) + " |" for cells in (head, *rows)]
+def md_table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table as lines of Markdown; cells are data."""
+    lines = ["| " + " | ".join(md_text(cell) for cell in cells) + " |" for cells in (head, *rows)]
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]

@@ -75,7 +75,7 @@ def _judge(
         scope = ", for this one training" if headline.seeds == 1 else ""
         remarks = [f"A gain of {bound} or more is excluded{scope}.", *_alone(evaluation, headline)]
         return "no gain", f"Captions do not help here: {figures}.", remarks
-    remarks = [*_limit(headline, run), *_alone(evaluation, headline)]
+    remarks = [*_limit(headline, run), *_need(evaluation, headline), *_alone(evaluation, headline)]
     return "cannot tell", f"Cannot tell whether captions help: {figures}.", remarks
 
 
@@ -152,6 +152,20 @@ def _limit(arm: ArmResult, run: RunInfo) -> list[str]:
     least = percent(arm.detectable, sign=False, digits=1)
     rows = count(run.eval_rows)
     return [f"With {rows} evaluation rows and {seeds}, only a gain of about {least} or more would be found."]
+
+
+def _need(evaluation: Evaluation, arm: ArmResult) -> list[str]:
+    """What would tell, by the variances seen here."""
+    detail = evaluation.detail(arm.name)
+    if detail is None or detail.need is None:
+        return []
+    plan = detail.need
+    size = percent(plan.target, sign=False)
+    if plan.enough:
+        return [
+            f"A gain of {size} would have been found at this size, {percent(plan.power, sign=False, digits=0)} of the time."
+        ]
+    return [f"Cannot tell at this size: a gain of {size} {plan.words}."]
 
 
 def _alone(evaluation: Evaluation, headline: ArmResult) -> list[str]:

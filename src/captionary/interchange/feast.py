@@ -78,7 +78,7 @@ def write_repository(
     first, last = _span([export / "item_tokens.parquet", *files.values()])
     repository = Repository(folder, {"item_tokens": "", **{names[e]: e for e in files}}, first, last)
     loader = jinja2.PackageLoader("captionary.interchange")
-    environment = jinja2.Environment(  # noqa: S701 - Python is made, not HTML; every value goes through repr
+    environment = jinja2.Environment(  # of Python, not HTML: every value goes through repr
         loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["repr"] = repr

@@ -15,6 +15,7 @@ import json
 import math
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -146,12 +147,8 @@ def export_features(
     with atomic_folder(out) as folder:
         about = _about("item_tokens", source)
         extra = {"event_timestamp": _since(source.created_at, len(ids))}
-        rows["item_tokens.parquet"] = _write(
-            folder / "item_tokens.parquet",
-            about,
-            _lists({"item_id": ids, **extra}, source.item_tokens),
-            len(ids),
-        )
+        _write(folder / "item_tokens.parquet", about, _lists({"item_id": ids, **extra}, source.item_tokens))
+        rows["item_tokens.parquet"] = len(ids)
         if source.events is not None:
             rows |= _snapshots(folder / "profiles", source, source.events, moments)
         if source.events is not None and impressions is not None:
@@ -164,7 +161,8 @@ def export_features(
             }
         )
         about = _about("vocabulary", source)
-        rows["vocabulary.parquet"] = _write(folder / "vocabulary.parquet", about, iter([words]), size)
+        _write(folder / "vocabulary.parquet", about, iter([words]))
+        rows["vocabulary.parquet"] = size
     return Export(Path(out).resolve(), rows, moments)
 
 
@@ -193,29 +191,35 @@ def profile_files(folder: Path) -> dict[str, Path]:
 
 
 def _snapshots(folder: Path, source: Source, events: pa.Table, moments: Sequence[datetime]) -> dict[str, int]:
-    """One file for each event type, the snapshots one after the other."""
-    taken = [
-        snapshot(events, moment, source.item_ids, source.item_tokens, source.profiles, source.tokenizer.idf())
-        for moment in moments
-    ]
-    rows = {}
-    for event in taken[0].profiles:
-
-        def batches(event: str = event) -> Iterator[pa.Table]:
-            known = np.zeros(len(taken[0].user_ids), bool)
-            for moment, (users, profiles) in zip(moments, taken, strict=True):
-                # A user whose events have all faded from a window stays, so that no older list is taken for now's.
-                known |= profiles[event].mass > 0
-                chosen = np.flatnonzero(known)
+    """One file for each event type, the snapshots one after the other; no more than one is held."""
+    folder.mkdir()
+    idf = source.tokenizer.idf()
+    rows: dict[str, int] = {}
+    known: dict[str, npt.NDArray[np.bool_]] = {}
+    with ExitStack() as stack:
+        files: dict[str, pq.ParquetWriter] = {}
+        for moment in moments:
+            users, profiles = snapshot(
+                events, moment, source.item_ids, source.item_tokens, source.profiles, idf
+            )
+            for event, built in profiles.items():
+                # A user whose events have all left the window stays: no older list may be taken for now's.
+                counts = (built.mass > 0) | (built.lists.lengths > 0)  # a mass may have faded to nothing
+                known[event] = counts | known.get(event, False)
+                chosen = np.flatnonzero(known[event])
                 keys = {
                     "user_id": users.take(pa.array(chosen)),
-                    "event_timestamp": pa.array([moment] * len(chosen), TIMESTAMP),
+                    "event_timestamp": pa.repeat(pa.scalar(moment, TIMESTAMP), len(chosen)),
                 }
-                yield from _profile_rows(keys, profiles[event], chosen)
-
-        name = f"{urllib.parse.quote(event, safe=' ')}.parquet"
-        about = _about("profiles", source, event, moments)
-        rows[f"profiles/{name}"] = _write(folder / name, about, batches())
+                name = _file_name(event)
+                about = _about("profiles", source, event, moments).to_schema()
+                for table in _profile_rows(keys, built, chosen):
+                    part = table.replace_schema_metadata(about)
+                    if event not in files:
+                        file = pq.ParquetWriter(folder / name, part.schema, compression="zstd")
+                        files[event] = stack.enter_context(file)
+                    files[event].write_table(part)
+                    rows[f"profiles/{name}"] = rows.get(f"profiles/{name}", 0) + part.num_rows
     return rows
 
 
@@ -230,10 +234,11 @@ def _impressions(folder: Path, source: Source, events: pa.Table, impressions: pa
     }
     rows = {}
     for event, profiles in built.items():
-        name = f"{urllib.parse.quote(event, safe=' ')}.parquet"
+        name = _file_name(event)
         every = np.arange(impressions.num_rows)
         about = _about("impressions", source, event)
-        rows[f"impressions/{name}"] = _write(folder / name, about, _profile_rows(keys, profiles, every))
+        _write(folder / name, about, _profile_rows(keys, profiles, every))
+        rows[f"impressions/{name}"] = len(every)
     return rows
 
 
@@ -257,17 +262,13 @@ def _lists(keys: Mapping[str, pa.Array], lists: Jagged) -> Iterator[pa.Table]:
         yield pa.table(part | {"token_ids": token_ids} | ({} if weights is None else {"weights": weights}))
 
 
-def _write(path: Path, about: Metadata, batches: Iterator[pa.Table], rows: int | None = None) -> int:
-    counted = 0
+def _write(path: Path, about: Metadata, tables: Iterator[pa.Table]) -> None:
+    write_table((table.replace_schema_metadata(about.to_schema()) for table in tables), path)
 
-    def labelled() -> Iterator[pa.Table]:
-        nonlocal counted
-        for batch in batches:
-            counted += batch.num_rows
-            yield batch.replace_schema_metadata(about.to_schema())
 
-    write_table(labelled(), path)
-    return counted if rows is None else rows
+def _file_name(event: str) -> str:
+    """An event type is a user's word: quoted, it can be a file name whatever it is."""
+    return f"{urllib.parse.quote(event, safe=' ')}.parquet"
 
 
 def _about(
@@ -316,7 +317,7 @@ def _moments(events: pa.Table | None, as_of: Sequence[datetime]) -> tuple[dateti
 def _since(created_at: Any, rows: int) -> pa.Array:
     """From when on the tokens of each item hold: 1970 where nobody knows."""
     if created_at is None:
-        return pa.array([_EPOCH] * rows, TIMESTAMP)
+        return pa.repeat(pa.scalar(_EPOCH, TIMESTAMP), rows)
     column = _whole(created_at)
     if len(column) != rows:
         raise bad_value("created_at", f"{len(column)} timestamps", f"one for each of {rows} items")

@@ -182,7 +182,7 @@ def to_keyed_jagged(
     """
     tensors = to_tensors(features, rows, device=device)
     try:
-        from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+        from torchrec import KeyedJaggedTensor
     except ModuleNotFoundError as error:
         if error.name == "torchrec":
             return tensors

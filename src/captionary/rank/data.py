@@ -223,14 +223,14 @@ def _check(data: RankingData) -> None:
         if data.visual.ndim != 2 or data.visual.shape[1] < 1:
             raise bad_value("shape of visual", data.visual.shape, f"({items}, D)")
         _check_finite("visual", data.visual, (items, data.visual.shape[1]))
-    for key, (vectors, row) in data.vectors.items():
+    for key, (vectors, place) in data.vectors.items():
         if vectors.ndim != 2 or vectors.shape[1] < 1:
             raise bad_value(f"shape of vectors {key}", vectors.shape, "(P, D)")
-        _check_finite(f"vectors {key}", vectors, (items if row is None else len(vectors), vectors.shape[1]))
-        if row is not None:
-            if len(row) != rows:
-                raise _shape(f"rows of vectors {key}", row, (rows,))
-            _check_indices(f"row of vectors {key}", row, len(vectors))
+        _check_finite(f"vectors {key}", vectors, (items if place is None else len(vectors), vectors.shape[1]))
+        if place is not None:
+            if len(place) != rows:
+                raise _shape(f"rows of vectors {key}", place, (rows,))
+            _check_indices(f"row of vectors {key}", place, len(vectors))
     for key, lists in data.item_tokens.items():
         _check_lists(f"item tokens {key}", lists, items)
     for key, profiles in data.profiles.items():

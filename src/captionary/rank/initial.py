@@ -26,8 +26,9 @@ def normal(seed: int, name: str, shape: tuple[int, ...], std: float) -> Tensor:
 def pretrained(drawn: Tensor, vectors: Tensor, known: Tensor, std: float) -> Tensor:
     """An initial table from vectors learnt elsewhere: `drawn` [V, D], its `known` rows replaced.
 
-    Wider vectors go to their D leading principal directions (not centred, so that dot products are kept as well as D
-    numbers can). All are scaled alike, so that the known rows have a root mean square of `std`, as drawn ones have.
+    Their mean is taken off: learnt vectors share a large one (Mu and Viswanath 2018, "All-but-the-Top"), beside which
+    pooled bags would all look the same. Wider vectors go to their D leading principal directions. All are scaled alike,
+    so that the known rows have a root mean square of `std`, as drawn ones have.
 
     Args:
         drawn: what the table would start from, [V, D].
@@ -37,6 +38,7 @@ def pretrained(drawn: Tensor, vectors: Tensor, known: Tensor, std: float) -> Ten
     """
     width = drawn.shape[1]
     rows = vectors[known].double()
+    rows = rows - rows.mean(0)
     if rows.shape[1] > width:
         directions = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -width:].flip(1)
         # an eigenvector's sign is arbitrary

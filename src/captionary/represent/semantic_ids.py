@@ -222,7 +222,7 @@ class SemanticIds:
 
     def save(self, path: Path) -> Path:
         """Write them as .npz; the file is whole or not there."""
-        named = {f"prefixes_{level}": keys for level, keys in enumerate(self.prefixes)}
+        named: dict[str, Any] = {f"prefixes_{level}": keys for level, keys in enumerate(self.prefixes)}
         with atomic_file(path) as file:
             np.savez(
                 file, config=np.array(json.dumps(asdict(self.config))), codebooks=self.codebooks, **named

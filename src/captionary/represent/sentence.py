@@ -95,7 +95,8 @@ class SentenceModel:
         if not np.isfinite(vectors).all():
             raise bad_value("sentence vector", "NaN or infinite", "finite", where=str(self.folder))
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        unit: Floats = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return unit
 
     def _pooled(self, texts: Sequence[str]) -> Floats:
         """The mean of the last hidden states over each text's tokens, [N, D]."""

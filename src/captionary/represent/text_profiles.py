@@ -7,8 +7,8 @@ does, Ren et al. 2024), and the words become a dense vector of the user.
 **What a profile may know.** It is as of a moment and made of strictly earlier events. An impression gets the profile of
 the latest moment at or before it, and none before the first (`rows_as_of`). With the start of evaluation as the only
 moment, no training impression would have a profile and the ranker could not learn to read them; given that profile all
-the same, training impressions would see their own labels. So give several moments within the time of training as well: a
-user whose prompt has not changed since the last one is not paid for again.
+the same, training impressions would see their own labels. So give several moments within the time of training as well:
+a user whose prompt has not changed since the last one is not paid for again.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ class Completer(NamedTuple):
     batch_size: int = 64
     """Prompts a call, and so the most that a crash can lose, >= 1."""
     failures: tuple[type[Exception], ...] = ()
-    """Errors of `complete` that concern the prompts of the call alone, such as ``EndpointError``: they are then asked one by
-    one, and those that fail again are marked. All others end the job; what is answered by then is kept."""
+    """Errors of `complete` that concern the prompts of the call alone, such as ``EndpointError``: these are then asked
+    one by one, and those that fail again are marked. All others end the job; what is answered by then is kept, what
+    the error itself has in ``answered`` (``StoppedError``) included."""
 
 
 def liked_captions(
@@ -154,8 +155,8 @@ def write_profiles(
     with tqdm(total=len(keys), desc="profiles", unit="user", disable=not progress) as bar:
         for start in range(0, len(keys), completer.batch_size):
             part = keys[start : start + completer.batch_size]
-            for key, text in _ask(completer, part, [missing[key] for key in part], failed):
-                answers |= store.add(completer.fingerprint, {key: text})
+            for said in _ask(completer, part, [missing[key] for key in part], failed):
+                answers |= store.add(completer.fingerprint, said)
             bar.update(len(part))
     found = [answers.get(digest) for digest in digests]
     columns = {
@@ -303,10 +304,11 @@ def _as_of(log: pl.DataFrame, moment: int, config: TextProfileConfig) -> pa.Tabl
 
 def _ask(
     completer: Completer, keys: Sequence[str], prompts: Sequence[str], failed: dict[str, str]
-) -> Iterator[tuple[str, str]]:
-    """(key, answer) of prompts; where the call fails for their sake, one by one, and what fails goes to `failed`."""
+) -> Iterator[dict[str, str]]:
+    """The answers of each call by key; where the call fails for the prompts' sake they are asked one by one, and what
+    fails goes to `failed`."""
     try:
-        texts = completer.complete(prompts)
+        texts: Sequence[str | None] = completer.complete(prompts)
     except completer.failures as error:
         if len(prompts) == 1:
             failed[keys[0]] = " ".join(str(error).split())[:200] or type(error).__name__
@@ -314,14 +316,19 @@ def _ask(
         for key, prompt in zip(keys, prompts, strict=True):
             yield from _ask(completer, [key], [prompt], failed)
         return
+    except Exception as error:
+        answered = [answer and answer.text for answer in getattr(error, "answered", ())]
+        yield {key: text for key, text in zip(keys, map(_plain, answered), strict=False) if text}
+        raise
     if len(texts) != len(prompts):
         raise bad_value("answers of complete", len(texts), f"{len(prompts)}, one a prompt")
-    for key, text in zip(keys, texts, strict=True):
-        plain = " ".join(text.split())
-        if plain:
-            yield key, plain
-        else:
-            failed[key] = "empty answer"
+    plain = dict(zip(keys, map(_plain, texts), strict=True))
+    failed |= {key: "empty answer" for key, text in plain.items() if not text}
+    yield {key: text for key, text in plain.items() if text}
+
+
+def _plain(text: str | None) -> str:
+    return " ".join((text or "").split())
 
 
 def _digest(prompt: str) -> str:

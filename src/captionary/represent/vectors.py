@@ -64,6 +64,16 @@ class TokenVectors(NamedTuple):
     fingerprint: str
     """Of the tokenizer whose ids these are."""
 
+    def nearest(self, token: int, count: int) -> npt.NDArray[np.int64]:
+        """The `count` known tokens of the highest cosine with `token`, the nearest first, itself left out."""
+        if not self.known[token]:
+            return np.empty(0, np.int64)
+        ids = np.flatnonzero(self.known)
+        ids = ids[ids != token]
+        lengths = np.maximum(np.linalg.norm(self.vectors[ids], axis=1), np.finfo(np.float32).tiny)
+        cosine = self.vectors[ids] @ self.vectors[token] / lengths
+        return ids[np.argsort(-cosine, kind="stable")[:count]]
+
     def save(self, path: Path) -> Path:
         """Write them as .npz; the file is whole or not there."""
         with atomic_file(path) as file:

@@ -27,7 +27,10 @@ from tqdm import tqdm
 
 from captionary import __version__
 from captionary.errors import bad_value, nearest
+from captionary.understand.adapt_lora import LoraSettings, adapt_lora
 from captionary.understand.builtin import CHECKPOINT, BuiltinCaptioner
+from captionary.understand.captioner import Captioner
+from captionary.understand.hf import HfCaptioner
 from captionary.understand.media import MediaError, open_image
 from captionary.understand.mmllm import MultimodalLLM
 from captionary.understand.named import AveragePrecision, average_precision, ridge_probe, said_scores
@@ -37,10 +40,20 @@ from captionary.understand.training_data import CaptionSet, clean, crop
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["AdaptConfig", "Adapted", "Catalogue", "adapt", "catalogue_of", "readable", "score_words"]
+__all__ = [
+    "AdaptConfig",
+    "Adapted",
+    "Catalogue",
+    "adapt",
+    "adapt_large",
+    "catalogue_of",
+    "readable",
+    "score_words",
+]
 
 _ORDERS = 6
 """Orders in which the words of a list are shown."""
+_TOGETHER = 64
 _UNKNOWN = 0.05
 """Share of unknown tokens above which a text is not for this tokenizer."""
 
@@ -130,7 +143,7 @@ def adapt(
             "training items with text and a picture", len(training.paths), f">= {config.pictures}", where=name
         )
     teacher = BuiltinCaptioner(threads=0, checkpoint=start)
-    own = _captions(teacher, training.paths) if config.own else [""] * len(training.paths)
+    own = captions_of(teacher, training.paths) if config.own else [""] * len(training.paths)
     rng = np.random.default_rng(config.seed)
     running = [" ".join(text.split()[: config.words]) for text in training.running]
     lines = [_lines(*item, rng) for item in zip(training.words, running, own, strict=True)]
@@ -152,8 +165,8 @@ def adapt(
     folder = out / "checkpoint"
     model.save(folder, "")
     student = BuiltinCaptioner(threads=0, checkpoint=folder)
-    before, after, probe = score_words(training, held_out, teacher, student)
-    result = Adapted(before, after, probe, len(training.paths), len(held_out.paths))
+    before = captions_of(teacher, held_out.paths)
+    result = score_words(training, held_out, before, captions_of(student, held_out.paths), student)
     facts = {
         "version": __version__,
         "adapted_from": teacher.fingerprint,
@@ -162,38 +175,90 @@ def adapt(
         "training": asdict(training_config),
         "items": {"training": result.training_items, "held_out": result.held_out_items},
     }
+    model.save(folder, card_of(result, name, columns, teacher.fingerprint), facts)
+    return result
+
+
+def adapt_large(
+    training: Catalogue,
+    held_out: Catalogue,
+    out: Path,
+    settings: LoraSettings,
+    *,
+    captioner: HfCaptioner,
+    source: Path,
+    words: int = 16,
+    own: bool = True,
+    name: str = "catalogue",
+    columns: Sequence[str] = (),
+) -> Adapted:
+    """`adapt` for a captioner of `transformers`, by LoRA; the probe looks through the built-in captioner's encoder.
+
+    Args:
+        training: items to learn from.
+        held_out: items to score on; never learnt from.
+        out: work folder.
+        settings: see LoraSettings.
+        captioner: loaded from `source`; it is changed.
+        source: its folder.
+        words: words of a running text that are learnt.
+        own: whether the captioner's own caption follows the text.
+        name: of the data set, for the card.
+        columns: names of the text columns, for the card.
+
+    Raises:
+        CaptionaryError: see `adapt_lora`.
+    """
+    said = captions_of(captioner, training.paths) if own else [""] * len(training.paths)
+    before, was = captions_of(captioner, held_out.paths), captioner.fingerprint
+    rng = np.random.default_rng(settings.seed)
+    running = [" ".join(text.split()[:words]) for text in training.running]
+    lines = [_lines(*item, rng) for item in zip(training.words, running, said, strict=True)]
+    folder = out / "checkpoint"
+    adapt_lora(captioner, source, training.paths, lines, folder, settings)
+    after = captions_of(captioner, held_out.paths)
+    result = score_words(training, held_out, before, after, BuiltinCaptioner(threads=0))
+    (folder / "MODEL_CARD.md").write_text(card_of(result, name, columns, was), encoding="utf-8")
+    return result
+
+
+def card_of(result: Adapted, name: str, columns: Sequence[str], start: str) -> str:
+    """The model card of an adapted captioner."""
     card = Template((Path(__file__).parent / "adapted_card.md").read_text(encoding="utf-8"))
-    text = card.substitute(
+    return card.substitute(
         name=name,
         columns=", ".join(columns),
-        start=teacher.fingerprint,
+        start=start,
         training=f"{result.training_items:,}",
         held_out=f"{result.held_out_items:,}",
         scores=result.to_markdown() or "Running text only: nothing to count.",
     )
-    model.save(folder, text, facts)
-    return result
 
 
 def score_words(
-    training: Catalogue, held_out: Catalogue, before: BuiltinCaptioner, after: BuiltinCaptioner
-) -> tuple[AveragePrecision | None, AveragePrecision | None, AveragePrecision | None]:
+    training: Catalogue, held_out: Catalogue, before: list[str], after: list[str], eye: BuiltinCaptioner
+) -> Adapted:
     """Average precision of the catalogue's words on held-out items: before, after, and a linear probe.
 
     A word that a caption says counts by its place among the said words (1, 1/2, …), one that it does not say 0. The
-    probe is a ridge regression from the visual vectors of the adapted captioner's own encoder.
+    probe is a ridge regression from the visual vectors of `eye`.
+
+    Args:
+        training: what was learnt from.
+        held_out: what is scored on.
+        before: captions of the held-out items by the captioner as it was.
+        after: by the adapted one.
+        eye: its encoder is the probe's.
     """
+    counts = len(training.paths), len(held_out.paths)
     words = sorted({word for words in training.words for word in words})
     if not words or not held_out.paths:
-        return None, None, None
+        return Adapted(None, None, None, *counts)
     truth = np.array([[word in set(own) for word in words] for own in held_out.words])
-    said = [
-        average_precision(truth, said_scores(_captions(each, held_out.paths), words), words)
-        for each in (before, after)
-    ]
+    was, now = (average_precision(truth, said_scores(each, words), words) for each in (before, after))
     labels = np.array([[word in set(own) for word in words] for own in training.words], dtype=np.float64)
-    probe = ridge_probe(_vectors(after, training.paths), labels, _vectors(after, held_out.paths))
-    return said[0], said[1], average_precision(truth, probe, words)
+    probe = ridge_probe(_vectors(eye, training.paths), labels, _vectors(eye, held_out.paths))
+    return Adapted(was, now, average_precision(truth, probe, words), *counts)
 
 
 def readable(catalogue: Catalogue) -> Catalogue:
@@ -243,9 +308,12 @@ def _view(paths: list[Path], lines: list[list[str]], view: int, name: str) -> Ca
     return CaptionSet(f"{name}-{view}", len(paths), picture, lines)
 
 
-def _captions(captioner: BuiltinCaptioner, paths: list[Path]) -> list[str]:
+def captions_of(captioner: Captioner, paths: list[Path]) -> list[str]:
+    """A captioner's captions of pictures in files, words only."""
     said: list[str] = []
-    for images in _batches(paths, "caption"):
+    for images in _batches(
+        paths, "caption", int(getattr(captioner, "image_size", 0)) or BuiltinCaptioner.size
+    ):
         said += [clean(caption.text) for caption in captioner.caption(images)]
     return said
 
@@ -254,9 +322,9 @@ def _vectors(captioner: BuiltinCaptioner, paths: list[Path]) -> npt.NDArray[np.f
     return np.concatenate([captioner.embed(images) for images in _batches(paths, "embed")])
 
 
-def _batches(paths: list[Path], what: str, size: int = 64) -> Iterator[list[Image]]:
-    for start in tqdm(range(0, len(paths), size), desc=what, leave=False):
-        yield [open_image(path, BuiltinCaptioner.size) for path in paths[start : start + size]]
+def _batches(paths: list[Path], what: str, side: int = BuiltinCaptioner.size) -> Iterator[list[Image]]:
+    for start in tqdm(range(0, len(paths), _TOGETHER), desc=what, leave=False):
+        yield [open_image(path, side) for path in paths[start : start + _TOGETHER]]
 
 
 def catalogue_of(items: pa.Table, columns: Sequence[str], media_path: Callable[[str], Path]) -> Catalogue:
