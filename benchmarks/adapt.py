@@ -38,6 +38,7 @@ def main() -> None:
     assert result.before is not None
     assert result.after is not None
     assert result.probe is not None
+    assert result.drawn is not None
     print(result.to_markdown())
     figures = {
         "training_items": result.training_items,
@@ -45,8 +46,10 @@ def main() -> None:
         "minutes": args.minutes,
         "as_it_was": result.before._asdict(),
         "adapted": result.after._asdict(),
+        "drawn": result.drawn._asdict(),
         "probe": result.probe._asdict(),
         "adapted_over_probe": round(result.after.micro / result.probe.micro, 3),
+        "drawn_over_probe": round(result.drawn.micro / result.probe.micro, 3),
     }
     print(write_result("adapt", figures))
 

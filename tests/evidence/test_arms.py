@@ -6,6 +6,7 @@ import pytest
 
 from captionary.errors import CaptionaryError
 from captionary.evidence.arms import RIVALS, Arm, baseline_of, default_arms, headline_of
+from captionary.rank.features import FeatureSet
 
 
 def names(**inputs: object) -> list[str]:
@@ -32,16 +33,9 @@ def test_the_full_list_is_that_of_the_paper_with_joint_arm_and_placebos() -> Non
 
 def test_features_name_the_tables_that_the_ranker_reads() -> None:
     arms = {arm.name: arm for arm in default_arms(visual=True, tokens=("A", "B"), profiles=("A",)).arms}
-    nothing = {"vectors": (), "token_vectors": None}
-    assert arms["+visual"].features() == {"visual": True, "tokens": None, "profiles": None, **nothing}
-    assert arms["+visual+tokens(B)"].features() == {
-        "visual": True,
-        "tokens": "B",
-        "profiles": None,
-        **nothing,
-    }
-    expected = {"visual": True, "tokens": "A:random", "profiles": "A:random", **nothing}
-    assert arms["random"].features() == expected
+    assert arms["+visual"].features() == {"visual": True, "tokens": None, "profiles": None}
+    assert arms["+visual+tokens(B)"].features() == {"visual": True, "tokens": "B", "profiles": None}
+    assert arms["random"].features() == {"visual": True, "tokens": "A:random", "profiles": "A:random"}
     assert arms["random"].tokenizer == "A"
 
 
@@ -111,6 +105,9 @@ def test_rivals_come_when_asked_for_and_lead_nothing() -> None:
     assert (word2vec.tokens, word2vec.profiles, word2vec.token_vectors) == ("A", "A", "A")
     assert (hashed.tokens, hashed.profiles, hashed.token_table) == ("A", "A", "hash")
     assert all(arm.visual for arm in named.values())
+    assert FeatureSet(**sentence.features()) == FeatureSet(visual=True, vectors=("sentence",))
+    expected = FeatureSet(visual=True, tokens="A", profiles="A", token_vectors="A")
+    assert FeatureSet(**word2vec.features()) == expected
 
 
 def test_rivals_are_like_the_joint_arm_in_all_else() -> None:

@@ -68,12 +68,25 @@ def data() -> RankingData:
 def found(data):
     without = np.full((1, len(data.eval), 2), 0.5, np.float32)
     return feature_importance(
-        data, [score], JOINT, strata=strata_of(data, clusters=2), retrained={"item tokens": without}, repeats=3
+        data,
+        [score],
+        JOINT,
+        strata=strata_of(data, clusters=2),
+        retrained={"item tokens": without},
+        repeats=3,
     )
 
 
 def test_what_is_not_read_weighs_exactly_nothing(found) -> None:
-    for name in ("user id", "item id", "context.tab", "item.genre", "activity.like", "visual", "profile.like"):
+    for name in (
+        "user id",
+        "item id",
+        "context.tab",
+        "item.genre",
+        "activity.like",
+        "visual",
+        "profile.like",
+    ):
         assert found.weight(name).shuffled.auc_gain == 0
         assert found.weight(name).shuffled.interval == (0, 0)
 

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from captionary.errors import CaptionaryError
-from captionary.evidence.metrics import auc, auc_gain, calibration, log_loss, ne_gain, normalized_entropy
+from captionary.evidence.counting import losses, pairs, sorted_rows
+from captionary.evidence.metrics import (
+    auc,
+    auc_gain,
+    calibration,
+    gauc,
+    log_loss,
+    ne_gain,
+    normalized_entropy,
+)
 
 
 def array(*values: float) -> np.ndarray:
@@ -142,3 +151,77 @@ def test_bad_rows_are_refused(labels: list, scores: list, weights: list | None, 
 def test_logits_are_no_probabilities() -> None:
     with pytest.raises(CaptionaryError, match=r"probability == 2.5, must be in 0…1; pass probabilities"):
         normalized_entropy(array(0, 1), array(0.1, 2.5))
+
+
+def test_masked_labels_are_absent() -> None:
+    labels, scores = array(1, math.nan, 0, 1), array(0.9, math.nan, 0.2, 0.1)
+    mask = np.array([True, False, True, True])
+    assert auc(labels, scores, mask=mask) == 0.5
+    assert normalized_entropy(labels, scores, mask=mask) == normalized_entropy(labels[mask], scores[mask])
+    with pytest.raises(CaptionaryError, match="mask"):
+        auc(labels, scores, mask=mask[:2])
+
+
+def test_gauc_weighs_users_by_impressions_and_counts_those_without() -> None:
+    labels, users = array(1, 0, 1, 0, 0, 0, 1), np.array(["a", "a", "b", "b", "b", "c", "d"])
+    scores = array(0.9, 0.1, 0.5, 0.7, 0.3, 0.2, 0.2)
+    made = gauc(labels, scores, users)
+    assert made.value == pytest.approx((2 * 1.0 + 3 * 0.5) / (2 + 3))
+    assert (made.users, made.left_out, made.rows_left_out) == (2, 2, 2)
+    assert gauc(array(1, 1), array(0.1, 0.2), np.array([1, 1])).to_dict()["value"] is None
+
+
+@settings(max_examples=25, deadline=None)
+@given(labelled, st.integers(1, 5))
+def test_groups_are_what_their_rows_alone_are(rows: tuple[list, list, list], count: int) -> None:
+    labels, scores, weights = (np.array(column) for column in rows)
+    groups = np.arange(len(labels)) % count
+    for given_weights in (None, weights):
+        counted = pairs(labels, scores, groups, count, given_weights).auc
+        summed = losses(labels, scores, groups, count, given_weights).normalized_entropy
+        for group in range(count):
+            kept = groups == group
+            w = None if given_weights is None else weights[kept]
+            assert counted[group] == pytest.approx(auc(labels[kept], scores[kept], w), nan_ok=True)
+            assert summed[group] == pytest.approx(
+                normalized_entropy(labels[kept], scores[kept], w), nan_ok=True
+            )
+        assert counted[-1] == pytest.approx(auc(labels, scores, given_weights))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_rows_are_sorted_by_score_of_either_sign(kind: type) -> None:
+    scores = np.array([3, -1, 0.0, -0.0, -np.inf, np.inf, 1e-40, -2.5], kind)
+    assert scores[sorted_rows(scores)].tolist() == sorted(scores.tolist())
+
+
+def test_metrics_equal_torchrec() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("torchrec.metrics.ne", reason="torchrec is not installed")
+    from torchrec.metrics.auc import compute_auc
+    from torchrec.metrics.calibration import compute_calibration, get_calibration_states
+    from torchrec.metrics.gauc import compute_window_auc, get_auc_states
+    from torchrec.metrics.ne import compute_ne, get_ne_states
+
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(100), 20)
+    scores = rng.permutation(np.linspace(0.01, 0.99, 2000))  # torchrec breaks ties by position
+    labels = (rng.random(2000) < scores).astype(np.float64)
+    labels[:20] = 1  # a user with one class
+    weights = rng.uniform(0.5, 2, 2000)
+    p, y, w = (torch.tensor(column)[None] for column in (scores, labels, weights))
+    assert auc(labels, scores, weights) == pytest.approx(float(compute_auc(1, [p], [y], [w])[0]), abs=1e-6)
+    states = get_ne_states(y, p, w, 1e-12)
+    theirs = compute_ne(
+        states["cross_entropy_sum"],
+        states["weighted_num_samples"],
+        states["pos_labels"],
+        states["neg_labels"],
+        1e-12,
+    )
+    assert normalized_entropy(labels, scores, weights) == pytest.approx(float(theirs[0]), rel=1e-9)
+    ratio = compute_calibration(*get_calibration_states(y, p, w).values())
+    assert calibration(labels, scores, weights) == pytest.approx(float(ratio[0]), rel=1e-9)
+    found = get_auc_states(y.float(), p.float(), torch.ones(1, 2000), torch.full((100,), 20))
+    window = compute_window_auc(found["auc_sum"], found["num_samples"])["gauc"]
+    assert gauc(labels, scores, users).value == pytest.approx(float(window[0]), rel=1e-5)

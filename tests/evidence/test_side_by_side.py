@@ -23,7 +23,9 @@ JOINT = "+visual+tokens(A)+profiles(A)"
 def other(concluded: Callable, simulation: Callable) -> Evidence:
     """The same market with captions that say nothing, under another name and seed."""
     rows = simulation(rows=20_000, users=1000, strength=0.05, seed=5)
-    return concluded(rows, name="weak", config={"world": {"seed": 8, "semantic_strength": 1.0}, "extra": [1, 2]})
+    return concluded(
+        rows, name="weak", config={"world": {"seed": 8, "semantic_strength": 1.0}, "extra": [1, 2]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,7 @@ def found(evidence: Evidence, other: Evidence) -> SideBySide:
 
 def changed(evidence: Evidence, **fields: object) -> Evidence:
     """The evidence with its joint arm changed."""
-    arms = tuple(
-        dataclasses.replace(arm, **fields) if arm.name == JOINT else arm for arm in evidence.arms
-    )
+    arms = tuple(dataclasses.replace(arm, **fields) if arm.name == JOINT else arm for arm in evidence.arms)
     return dataclasses.replace(evidence, arms=arms)
 
 
@@ -56,7 +56,9 @@ def test_the_error_of_the_difference_can_be_redone(evidence: Evidence) -> None:
     assert pair.word == "no clear difference"
 
 
-def test_a_clear_difference_is_said_and_has_a_direction(found: SideBySide, evidence: Evidence, other: Evidence) -> None:
+def test_a_clear_difference_is_said_and_has_a_direction(
+    found: SideBySide, evidence: Evidence, other: Evidence
+) -> None:
     pair = found.arm(JOINT)
     assert pair.difference == other.arm(JOINT).auc_gain - evidence.arm(JOINT).auc_gain
     assert pair.interval[1] < 0
@@ -127,7 +129,9 @@ def test_the_command_writes_three_files_that_say_the_same(
     (tmp_path / "b.json").write_text(other.to_json(), encoding="utf-8")
     out = tmp_path / "out"
     result = CliRunner().invoke(
-        report, [str(tmp_path / "strong"), str(tmp_path / "b.json"), "--out", str(out)], catch_exceptions=False
+        report,
+        [str(tmp_path / "strong"), str(tmp_path / "b.json"), "--out", str(out)],
+        catch_exceptions=False,
     )
     assert result.exit_code == 0
     assert JOINT in result.output
@@ -149,7 +153,9 @@ def test_names_are_data(evidence: Evidence) -> None:
 
 
 def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CaptionaryError, match=r"must be a folder with report/evidence\.json; run `captionary evidence"):
+    with pytest.raises(
+        CaptionaryError, match=r"must be a folder with report/evidence\.json; run `captionary evidence"
+    ):
         read_evidence(tmp_path)
     with pytest.raises(CaptionaryError, match=r"run == .*nowhere"):
         read_evidence(tmp_path / "nowhere")

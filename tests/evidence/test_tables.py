@@ -77,7 +77,12 @@ def test_markdown_shows_names_as_they_are(concluded: Callable, simulation: Calla
     assert "# a\\|b \\<script\\> \\*c\\*: what captions are worth" in text
     assert "- Source: two lines" in text
     tables = [line for line in text.split("\n") if line.startswith("| ")]
-    assert {line.replace("\\|", "").count("|") for line in tables} == {11, 7, 10, 5}  # columns + 1 of each table
+    assert {line.replace("\\|", "").count("|") for line in tables} == {
+        11,
+        7,
+        10,
+        5,
+    }  # columns + 1 of each table
     assert "- media: cannot identify image file: 7" in text
 
 

@@ -122,9 +122,9 @@ def test_items_alone_make_a_repository(tmp_path: Path) -> None:
 
 def test_names_are_those_that_feast_can_tell_apart() -> None:
     """Feast takes ASCII, and Like and like are one name to it."""
-    assert view_names(["like", "Like", "add to cart", "add-to-cart", "いいね", "いや"]) == {
-        "like": "profile_like",
-        "Like": "profile_Like_2",
+    assert view_names(["Like", "like", "add to cart", "add-to-cart", "いいね", "いや"]) == {
+        "Like": "profile_Like",
+        "like": "profile_like_2",
         "add to cart": "profile_add_to_cart",
         "add-to-cart": "profile_add_to_cart_2",
         "いいね": "profile__",

@@ -22,6 +22,7 @@ from captionary.understand.adapt import (
 from captionary.understand.adapt_lora import LoraSettings
 from captionary.understand.builtin import CHECKPOINT, BuiltinCaptioner
 from captionary.understand.hf import HfCaptioner
+from captionary.understand.train import LEAD
 
 COLOURS = {"drama": (200, 30, 30), "comedy": (30, 60, 200)}
 
@@ -50,6 +51,8 @@ def test_an_adapted_captioner_says_the_catalogues_words_of_new_items(tmp_path: P
     assert result.after is not None
     assert result.before.micro < 0.6  # two words, half of them true, none said
     assert result.after.micro == 1.0
+    assert result.drawn is not None
+    assert result.drawn.micro > 0.9
     folder = tmp_path / "out" / "checkpoint"
     adapted = BuiltinCaptioner(threads=1, checkpoint=folder)
     assert adapted.fingerprint != BuiltinCaptioner(threads=1).fingerprint
@@ -90,7 +93,9 @@ def test_a_large_captioner_is_adapted_by_lora(tmp_path: Path) -> None:
 def test_words_come_in_several_orders_and_text_and_own_caption_follow() -> None:
     lines = _lines(["a", "b", "c"], "plot", "own", np.random.default_rng(0))
     assert len(lines) > 2
-    assert all(sorted(line.split()[:3]) == ["a", "b", "c"] and line.endswith(" plot own") for line in lines)
+    assert all(
+        sorted(line.split()[:3]) == ["a", "b", "c"] and line.endswith(f" plot{LEAD}own") for line in lines
+    )
 
 
 def test_a_catalogue_is_read_from_a_table(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_two_jobs_on_one_store_do_no_double_work(tmp_path):
 
 
 def test_a_captioner_that_may_not_go_on_keeps_what_it_answered(tmp_path, store):
-    """A cap is reached in the second batch: its first picture is kept, nothing further is asked, and the job says why."""
+    """A cap is reached in the second batch: its first picture is kept, nothing further asked, and the job says why."""
 
     class Capped(FakeCaptioner):
         def caption(self, images):

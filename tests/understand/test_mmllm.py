@@ -53,6 +53,11 @@ def test_weights_apply_to_each_captions_own_tokens(model: MultimodalLLM, tokeniz
         alone = [float(model.loss(grid, [[line]])) for line in (first, second)]
     n, m = len(first) + 1, len(second) + 1
     assert float(both) == pytest.approx((2 * alone[0] * n - alone[1] * m) / (n + m), abs=1e-5)
+    each = torch.zeros(1, 2, max(n, m))
+    each[0, 1, :m] = 1.0  # every token of the second, none of the first
+    with torch.inference_mode():
+        second_only = model.loss(grid, [[first, second]], weights=each)
+    assert float(second_only) == pytest.approx(alone[1] * m / (n + m), abs=1e-5)
 
 
 def test_packing_restarts_positions_and_tells_the_next_token() -> None:

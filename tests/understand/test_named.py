@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from captionary.understand.named import average_precision, ridge_probe, said_scores
+from captionary.understand.named import average_precision, drawn_scores, ridge_probe, said_scores
 
 
 def test_average_precision_is_the_public_one_with_ties() -> None:
@@ -39,3 +39,8 @@ def test_the_probe_finds_a_linear_rule_among_noise() -> None:
     assert found.micro > 0.9
     constant = ridge_probe(features[:200], np.ones((200, 1)), features[200:])
     assert constant == pytest.approx(np.ones((100, 1)))
+
+
+def test_drawn_words_count_by_how_often_they_are_said() -> None:
+    drawn = [["comedy a dog", "comedy drama", "a dog", "drama"], ["drama", "drama", "drama", "drama"]]
+    assert drawn_scores(drawn, ["comedy", "drama"]).tolist() == [[2 / 4, 2 / 4], [0.0, 1.0]]

@@ -14,7 +14,9 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("a", metavar="A", type=_PATH)
 @click.argument("b", metavar="B", type=_PATH)
-@click.option("--out", type=_PATH, help="Folder of the pages. Default: A-vs-B, by the names of the runs, here.")
+@click.option(
+    "--out", type=_PATH, help="Folder of the pages. Default: A-vs-B, by the names of the runs, here."
+)
 def report(a: Path, b: Path, out: Path | None) -> None:
     """Compare the finished runs A and B, arm by arm: differences of AUC gain with their errors, settings, provenance.
 

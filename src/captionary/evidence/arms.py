@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 from captionary.errors import bad_value, nearest
 
@@ -63,8 +63,8 @@ class Features(TypedDict):
     visual: bool
     tokens: str | None
     profiles: str | None
-    vectors: tuple[str, ...]
-    token_vectors: str | None
+    vectors: NotRequired[tuple[str, ...]]
+    token_vectors: NotRequired[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +112,12 @@ class Arm:
 
     def features(self) -> Features:
         """What the ranker gets: ``FeatureSet(**arm.features())``."""
-        return Features(
-            visual=self.visual,
-            tokens=self.tokens,
-            profiles=self.profiles,
-            vectors=self.vectors,
-            token_vectors=self.token_vectors,
-        )
+        given = Features(visual=self.visual, tokens=self.tokens, profiles=self.profiles)
+        if self.vectors:
+            given["vectors"] = self.vectors
+        if self.token_vectors:
+            given["token_vectors"] = self.token_vectors
+        return given
 
 
 class Arms(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ SIZE, LEFT, BOTTOM, TOP = 300, 46, 34, 10
 _Z = 1.959964
 _STYLE = Markup(
     "<style>.calibrated line{stroke:var(--line,#ccc)}.calibrated .ideal{stroke:var(--soft,#666);stroke-dasharray:4 3}"
-    ".calibrated text{fill:var(--soft,#666);font-size:12px}.calibrated .bound{stroke:var(--accent,#0a6570);stroke-width:1.5}"
+    ".calibrated text{fill:var(--soft,#666);font-size:12px}"
+    ".calibrated .bound{stroke:var(--accent,#0a6570);stroke-width:1.5}"
     ".calibrated polyline,.calibrated circle{stroke:var(--accent,#0a6570);fill:none;stroke-width:1.5}"
     ".calibrated circle{fill:var(--accent,#0a6570)}.calibrated .base{stroke:var(--soft,#666)}"
     ".calibrated circle.base{fill:var(--paper,#fff)}</style>"
@@ -82,7 +84,7 @@ def calibration_curve(
     # A boundary inside a run of equal predictions moves to the start of the run.
     edges = np.unique(np.concatenate([[0], np.searchsorted(chance, chance[wanted]), [len(chance)]]))
     found = []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         rows, observed = int(last - first), float(label[first:last].mean())
         found.append(
             CalibrationBin(float(chance[first:last].mean()), observed, _wilson(observed, rows), rows)
@@ -122,7 +124,7 @@ def calibration_plot(curves: Sequence[CalibrationCurve], *, marked: str = "") ->
         marks.append(words.format(LEFT - 7, float(y(tick)) + 4, "end", said))
         marks.append(words.format(x(tick), TOP + inner + 18, "middle", said))
     marks.append(line.format("ideal", x(scale.low), x(scale.high), y(scale.low), y(scale.high)))
-    said = []
+    told = []
     for curve in sorted(curves, key=lambda curve: curve.arm == marked):
         kind = "marked" if curve.arm == marked else "base"
         path = " ".join(f"{x(one.predicted)},{y(one.observed)}" for one in curve.bins)
@@ -136,9 +138,9 @@ def calibration_plot(curves: Sequence[CalibrationCurve], *, marked: str = "") ->
         pairs = ", ".join(
             f"{percent(b.predicted, sign=False)} → {percent(b.observed, sign=False)}" for b in curve.bins
         )
-        said.append(f"{curve.arm}, predicted → observed: {pairs}")
+        told.append(f"{curve.arm}, predicted → observed: {pairs}")
     rows = count(sum(one.rows for one in curves[0].bins))
-    title = f"{curves[0].task}, {rows} rows. " + "; ".join(said)
+    title = f"{curves[0].task}, {rows} rows. " + "; ".join(told)
     return Markup(
         '<svg class="calibrated" role="img" viewBox="0 0 {} {}" width="100%" style="max-width:{}px">'
         "<title>{}</title>{}{}</svg>"

@@ -1,8 +1,8 @@
 """What captions cost: seconds, tokens and money to write them; speed and bytes to train and serve with them.
 
 A ratio to the baseline carries its interval over paired rounds (seeds of training, rounds of serving), and a verdict:
-``neutral`` where the whole interval lies within 2 % of 1, which is an equivalence test (Schuirmann 1987) and so cannot be
-had by measuring too little.
+``neutral`` where the whole interval lies within 2 % of 1, which is an equivalence test (Schuirmann 1987) and so cannot
+be had by measuring too little.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class Cost(NamedTuple):
         if captions is not None:
             plain = captions._asdict()
             for name in ("seconds", "tokens", "money"):
-                plain[f"{name}_per_1000_items"] = captions.per_thousand(name)  # type: ignore[arg-type]
-                plain[f"{name}_per_point_of_gain"] = captions.per_point(name)  # type: ignore[arg-type]
+                plain[f"{name}_per_1000_items"] = captions.per_thousand(name)
+                plain[f"{name}_per_point_of_gain"] = captions.per_point(name)
         arms = [
             one._asdict()
             | {"ratios": {name: None if r is None else r._asdict() for name, r in one.ratios.items()}}
@@ -151,7 +151,11 @@ class Cost(NamedTuple):
                         _short(figure),
                         UNKNOWN if ratio is None else f"{ratio.value:.3f}",
                         UNKNOWN if bounds is None else f"{bounds[0]:.3f} … {bounds[1]:.3f}",
-                        "baseline" if one.arm == self.baseline else UNKNOWN if ratio is None else ratio.verdict,
+                        "baseline"
+                        if one.arm == self.baseline
+                        else UNKNOWN
+                        if ratio is None
+                        else ratio.verdict,
                     )
                 )
         return rows
@@ -167,7 +171,9 @@ class Cost(NamedTuple):
         if rows := self.arm_rows():
             ahead = ("Arm", "Measure", "Figure", "÷ baseline", "95 % interval", "Verdict")
             parts.append("\n".join(md_table(ahead, rows)))
-            parts.append(f"`neutral`: the whole interval lies within {100 * NEUTRAL:.0f} % of {self.baseline}.")
+            parts.append(
+                f"`neutral`: the whole interval lies within {100 * NEUTRAL:.0f} % of {self.baseline}."
+            )
         return "\n\n".join(parts)
 
 
@@ -188,7 +194,9 @@ def ratio_of(
         CaptionaryError: other numbers of rounds, or a figure that is not above 0.
     """
     if len(arm) != len(baseline) or not len(arm):
-        raise bad_value("rounds", f"{len(arm)} and {len(baseline)}", "the same number of the arm and the baseline, >= 1")
+        raise bad_value(
+            "rounds", f"{len(arm)} and {len(baseline)}", "the same number of the arm and the baseline, >= 1"
+        )
     for value in (*arm, *baseline):
         if not (math.isfinite(value) and value > 0):
             raise bad_value("figure of cost", value, "> 0")
@@ -215,7 +223,7 @@ def cost_of(
     Args:
         baseline: name of an arm.
         rounds: arm → measure → its figure in each round: of `samples_per_second` a round is a seed, of `p50_ms` and
-            `p99_ms` (see `captionary.evidence.serving`) one of serving, of `bytes_read` and `ranker_bytes` there is one.
+            `p99_ms` (see `captionary.evidence.serving`) one of serving; `bytes_read` and `ranker_bytes` have one.
         captions: see `caption_cost`.
 
     Raises:
@@ -254,8 +262,8 @@ def caption_cost(
 ) -> CaptionCost:
     """Add up the captions table of a run.
 
-    What a caption cost is written beside it and goes with it to a later run, so this is what the captions cost, not what
-    the last run paid. An item that was lent the caption of another (`reused_from`) cost nothing.
+    What a caption cost is written beside it and goes with it to a later run, so this is what the captions cost, not
+    what the last run paid. An item that was lent the caption of another (`reused_from`) cost nothing.
 
     Args:
         captions: the captions table, see `captionary.understand.caption.CAPTIONS_SCHEMA`.
@@ -265,14 +273,21 @@ def caption_cost(
     Raises:
         CaptionaryError: a price below 0.
     """
-    prices = {"price_per_item": price_per_item, "price_per_second": price_per_second, "price_per_token": price_per_token}
+    prices = {
+        "price_per_item": price_per_item,
+        "price_per_second": price_per_second,
+        "price_per_token": price_per_token,
+    }
     for name, price in prices.items():
         if price is not None and not price >= 0:
             raise bad_value(name, price, ">= 0")
     told = [status == "ok" for status in captions["status"].to_pylist()]
     own = list(told)
     if "reused_from" in captions.column_names:
-        own = [ok and source is None for ok, source in zip(told, captions["reused_from"].to_pylist(), strict=True)]
+        own = [
+            ok and source is None
+            for ok, source in zip(told, captions["reused_from"].to_pylist(), strict=True)
+        ]
 
     def total(*names: str) -> float | None:
         known = [
@@ -294,7 +309,7 @@ def caption_cost(
 
 
 def _verdict(low: float, high: float, higher_is_better: bool) -> Verdict:
-    if 1 - NEUTRAL <= low and high <= 1 + NEUTRAL:
+    if low >= 1 - NEUTRAL and high <= 1 + NEUTRAL:
         return "neutral"
     if low > 1 + NEUTRAL or high < 1 - NEUTRAL:
         return "better" if (low > 1) == higher_is_better else "worse"

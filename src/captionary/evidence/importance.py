@@ -130,7 +130,7 @@ class Importance(NamedTuple):
 
     def to_markdown(self) -> str:
         """A table of the features, one of the groups, one by task."""
-        head = ("Rank", "Percentile", "Shuffled", "95 % interval", "Within strata", "95 % interval")
+        head: tuple[str, ...] = ("Rank", "Percentile", "Shuffled", "95 % interval", "Within strata", "95 % interval")
         head += ("Retrained without", "95 % interval")
         parts = []
         for title, weights in (("Feature", self.features), ("Group", self.groups)):
@@ -276,7 +276,9 @@ def _figure(intact: Measured, others: Sequence[Measured], tasks: Sequence[str]) 
     """Against the mean of the shuffles: their luck is averaged out before rankers and subsets are compared."""
     # Measured from the first, so that shuffles that are all alike average to exactly what they are.
     means = [
-        same[0] + sum(each - same[0] for each in same) / len(same) if isinstance(same[0], np.ndarray) else same[0]
+        same[0] + sum(each - same[0] for each in same) / len(same)
+        if isinstance(same[0], np.ndarray)
+        else same[0]
         for same in zip(*others, strict=True)
     ]
     return Figure.of(compare(intact, Measured(*means)), tasks)

@@ -2,7 +2,7 @@
 
 A metric that its rows do not define (a task with one class only has no AUC) is ``nan``, never a number that
 looks like one: `evaluate` turns the ``nan`` into a warning in words, the report into a dash, and
-`captionary.evidence.calibration.describe_task` says why. Formulas and sources: docs/metrics.md.
+`captionary.evidence.recalibration.describe_task` says why. Formulas and sources: docs/metrics.md.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from captionary.errors import bad_value
 
@@ -30,7 +30,7 @@ POWER = 0.8
 """Chance of finding a gain of the target size."""
 ASSURANCE = 0.8
 """Confidence that a variance is not above what is planned with (Browne 1995)."""
-MOST_SEEDS = 200
+MOST_SEEDS = 100
 """More trainings than this are not proposed."""
 
 
@@ -56,7 +56,7 @@ class Spread(NamedTuple):
         total = sum(variance for variance, _ in self.parts)
         if total == 0:
             return 0.0
-        return sum(v * float(stats.t.ppf(level, freedom)) for v, freedom in self.parts if v > 0) / total
+        return sum(v * float(special.stdtrit(freedom, level)) for v, freedom in self.parts if v > 0) / total
 
     def p_value(self, mean: float) -> float:
         """Two-sided, of a mean of 0."""
@@ -65,12 +65,12 @@ class Spread(NamedTuple):
         seen = abs(mean) / self.error
         kept = [(variance, freedom) for variance, freedom in self.parts if variance > 0]
         if len(kept) == 1:
-            return float(2 * stats.t.sf(seen, kept[0][1]))
+            return float(2 * special.stdtr(kept[0][1], -seen))
         total = sum(variance for variance, _ in kept)
 
         def beyond(log_p: float) -> float:
             tail = math.exp(log_p) / 2
-            return sum(v * float(stats.t.isf(tail, freedom)) for v, freedom in kept) / total - seen
+            return sum(-v * float(special.stdtrit(freedom, tail)) for v, freedom in kept) / total - seen
 
         if beyond(0.0) >= 0:
             return 1.0
@@ -187,8 +187,9 @@ def need(
     power: float = POWER,
     assurance: float = ASSURANCE,
 ) -> Need:
-    """The cheapest plan, in rows times seeds, that finds `target`; never fewer rows or seeds than there are.
+    """The cheapest plan that finds `target`, never with fewer rows or seeds than there are.
 
+    The price is taken as rows · seeds²: a further seed trains every arm once more, a further row is only scored.
     With one seed the noise of training is not known, and the plan asks for three at least.
 
     Args:
@@ -205,26 +206,34 @@ def need(
     if not target > 0:
         raise bad_value("target", target, "> 0")
     plan = found.cautious(assurance) if assurance > 0.5 else found
-    best: tuple[float, float, int] | None = None
-    for seeds in range(found.seeds if found.training is not None else max(found.seeds, 3), MOST_SEEDS + 1):
+    fewest = found.seeds if found.training is not None else max(found.seeds, 3)
+    seeds = np.arange(fewest, max(MOST_SEEDS, fewest) + 1)[:, None]  # [S', 1]
+    factor = np.geomspace(1.0, 1e6, 700)[None]  # [1, R], in steps of 2 %
+    users = (plan.users + plan.rest / seeds) / (plan.subsets * factor)
+    twice = np.where(seeds == 2, plan.rest / (plan.subsets * factor), 0.0)
+    training = np.zeros_like(users) if plan.training is None else (plan.training + twice) / seeds
+    reach_users = _reach(plan.subsets - 1.0, alpha, power)
+    reach_seeds = _reach(np.maximum(seeds - 1.0, 1.0), alpha, power)
+    total = users + training
+    finds = np.divide(
+        users * reach_users + training * reach_seeds, np.sqrt(total), out=np.zeros_like(total), where=total > 0
+    )
+    cost = np.where(finds <= target, seeds**2 * factor, np.inf)
+    if not np.isfinite(cost).any():
+        return Need(target, None, None, rows, found.seeds, alpha, power)
+    best = np.unravel_index(int(np.argmin(cost)), cost.shape)
+    wanted = math.ceil(round(float(factor[0, best[1]]) * rows, 6))
+    return Need(target, wanted, int(seeds[best[0], 0]), rows, found.seeds, alpha, power)
 
-        def over(factor: float, seeds: int = seeds) -> float:
-            return plan.spread(rows=factor, seeds=seeds).detectable(alpha=alpha, power=power) - target
 
-        if over(1e9) > 0:
-            continue
-        factor = 1.0 if over(1.0) <= 0 else float(optimize.brentq(over, 1.0, 1e9, rtol=1e-6))
-        if best is None or factor * seeds < best[0]:
-            best = (factor * seeds, factor, seeds)
-        if factor == 1.0:
-            break
-    chosen = (None, None) if best is None else (math.ceil(best[1] * rows), best[2])
-    return Need(target, chosen[0], chosen[1], rows, found.seeds, alpha, power)
+def _reach(freedom: Any, alpha: float, power: float) -> Any:
+    """Standard errors between 0 and an effect that is found with this power."""
+    return special.stdtrit(freedom, 1 - alpha / 2) + special.stdtrit(freedom, power)
 
 
 def _upper(freedom: float, assurance: float) -> float:
     """What to multiply a variance estimate with to reach its upper confidence limit."""
-    return freedom / float(stats.chi2.ppf(1 - assurance, freedom))
+    return freedom / float(special.chdtri(freedom, assurance))
 
 
 def _round(rows: int) -> int:

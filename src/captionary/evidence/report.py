@@ -115,30 +115,36 @@ def render(
         if isinstance(one.get("auc_gain"), float)
     ]
     weights = sections.importance.weights if sections.importance else ()
-    return environment().get_template("report.html.j2").render(
-        evidence=evidence,
-        run=evidence.run,
-        style=style(),
-        key_figures=_key_figures(evidence),
-        table1=_grouped(tables.table1(evidence), evidence.headline),
-        table2=tables.table2(evidence),
-        absolute=tables.absolute(evidence),
-        forest=plots.forest(evidence),
-        table2_plot=plots.table2_strips(evidence),
-        ceiling=plots.ceiling(evidence),
-        items=[(card, thumbnail(card.image)) for card in items],
-        profiles=[_sized(card) for card in profiles],
-        provenance=tables.provenance(evidence),
-        config=json.dumps(evidence.run.config, ensure_ascii=False, indent=2, default=str),
-        share=formats.share,
-        sections=sections,
-        attainable=Sheet(("Arm", "AUC gain", "Of the attainable", "95 % interval"), tuple(reached)) if reached else None,
-        slices=sheet_of(sections.slices) if sections.slices else None,
-        slices_plot=plots.interval_strips(drawn),
-        importance_plot=plots.importance_strips(weights),
-        importance_sheets=_importance_sheets(sections.importance),
-        cost_sheets=_cost_sheets(sections.cost),
-        calibration=_calibration(sections.calibration, evidence.headline or evidence.baseline),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            evidence=evidence,
+            run=evidence.run,
+            style=style(),
+            key_figures=_key_figures(evidence),
+            table1=_grouped(tables.table1(evidence), evidence.headline),
+            table2=tables.table2(evidence),
+            absolute=tables.absolute(evidence),
+            forest=plots.forest(evidence),
+            table2_plot=plots.table2_strips(evidence),
+            ceiling=plots.ceiling(evidence),
+            items=[(card, thumbnail(card.image)) for card in items],
+            profiles=[_sized(card) for card in profiles],
+            provenance=tables.provenance(evidence),
+            config=json.dumps(evidence.run.config, ensure_ascii=False, indent=2, default=str),
+            share=formats.share,
+            sections=sections,
+            attainable=Sheet(("Arm", "AUC gain", "Of the attainable", "95 % interval"), tuple(reached))
+            if reached
+            else None,
+            slices=sheet_of(sections.slices) if sections.slices else None,
+            slices_plot=plots.interval_strips(drawn),
+            importance_plot=plots.importance_strips(weights),
+            importance_sheets=_importance_sheets(sections.importance),
+            cost_sheets=_cost_sheets(sections.cost),
+            calibration=_calibration(sections.calibration, evidence.headline or evidence.baseline),
+        )
     )
 
 
@@ -161,7 +167,7 @@ def _importance_sheets(importance: Importance | None) -> list[Sheet]:
                         formats.interval(figure.interval if figure else None),
                     ]
             rows.append(tuple(cells))
-        more = ("Within strata", "95 % interval") if within else ()
+        more: tuple[str, ...] = ("Within strata", "95 % interval") if within else ()
         more += ("Retrained without", "95 % interval") if retrained else ()
         if rows:
             sheets.append(Sheet((title, *head, *more), tuple(rows)))
@@ -177,7 +183,9 @@ def _importance_sheets(importance: Importance | None) -> list[Sheet]:
 def _cost_sheets(cost: Cost | None) -> list[Sheet]:
     if cost is None:
         return []
-    captions = Sheet(("Captions", "In all", "Per 1,000 items", "Per point of AUC gain"), tuple(cost.caption_rows()))
+    captions = Sheet(
+        ("Captions", "In all", "Per 1,000 items", "Per point of AUC gain"), tuple(cost.caption_rows())
+    )
     head = ("Arm", "Measure", "Figure", "÷ baseline", "95 % interval", "Verdict")
     return [sheet for sheet in (captions, Sheet(head, tuple(cost.arm_rows()))) if sheet.rows]
 

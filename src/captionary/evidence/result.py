@@ -233,7 +233,7 @@ class Evidence:
     warnings: tuple[str, ...] = ()
     """What a careful reader should know before believing the figures."""
     sections: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Section of the page → its figures, where it was measured: importance, cost, slices, budget, calibration, history."""
+    """Section of the page → its figures, where measured: importance, cost, slices, budget, calibration, history."""
 
     def arm(self, name: str) -> ArmResult:
         """The arm of that name.

@@ -31,7 +31,7 @@ class Happening(NamedTuple):
     why: str = ""
     when: str = ""
     """ISO 8601, or empty."""
-    count: int = 1
+    number: int = 1
     """Of items, requests, trainings, …"""
 
 
@@ -60,8 +60,8 @@ class Sections(NamedTuple):
     importance: Importance | None = None
     cost: Cost | None = None
     slices: Sequence[Mapping[str, Any]] = ()
-    """One mapping a slice, with like keys. The name is under `slice` (or `name`); keys with `gain` hold fractions, with
-    `p_value` p values; a pair of numbers is an interval. An `auc_gain` with an `interval` is drawn."""
+    """One mapping a slice, with like keys. The name is under `slice` (or `name`); keys with `gain` or `share` hold
+    fractions, `p_value` and `p_adjusted` p values; a pair of numbers is an interval. An `auc_gain` is drawn."""
     budget: BudgetCurve | None = None
     calibration: Sequence[CalibrationCurve] = ()
     """Of any tasks and arms."""
@@ -120,7 +120,7 @@ class Sections(NamedTuple):
         timed = any(one.when for one in self.history)
         rows = [
             ((one.stage, one.when or UNKNOWN) if timed else (one.stage,))
-            + (one.what, one.why or UNKNOWN, count(one.count))
+            + (one.what, one.why or UNKNOWN, count(one.number))
             for one in self.history
         ]
         return Sheet(("Stage", *(("When",) if timed else ()), "What", "Why", "Count"), tuple(rows))
@@ -141,12 +141,17 @@ def slice_name(one: Mapping[str, Any]) -> str:
 
 
 def _title(key: str) -> str:
+    known = {"interval": "95 % interval", "p_value": "p", "p_adjusted": "p, corrected"}
     words = key.replace("_", " ").replace("auc", "AUC").replace("ne gain", "NE gain")
-    return "95 % " + words if words == "interval" else words[:1].upper() + words[1:]
+    return known.get(key, words[:1].upper() + words[1:])
 
 
 def _pair(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(each, int | float) for each in value)
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(each, int | float) for each in value)
+    )
 
 
 def _plain(value: Any) -> bool:
@@ -162,7 +167,7 @@ def _cell(key: str, value: Any) -> str:
         return "yes" if value else "no"
     if _pair(value):
         return interval(value)
-    if key == "p" or "p_value" in key:
+    if key in ("p", "p_adjusted") or "p_value" in key:
         return p_text(value)
     if "gain" in key or "share" in key or "detectable" in key:
         return percent(value, sign="gain" in key)

@@ -68,7 +68,7 @@ def time_requests(
 
 
 def bytes_read(data: RankingData, features: FeatureSet, rows: Ints) -> float:
-    """Mean bytes of features that one of `rows` [M] brings to the ranker: ids 8, numbers and weights 4, tokens 4 each."""
+    """Mean bytes of features that one of `rows` [M] brings to the ranker: ids 8 each, all else 4."""
     features.check(data)
     ids = 2 + len(data.context_categorical) + len(data.item_categorical)
     total = 8.0 * ids + 4.0 * len(data.numeric)

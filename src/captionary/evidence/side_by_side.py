@@ -105,7 +105,18 @@ class SideBySide(NamedTuple):
     @property
     def sheets(self) -> dict[str, Sheet]:
         """Title → table, those that have rows."""
-        head = ("Arm", "Gain A", "Gain B", "B − A", "Error", "95 % interval", "p", "Result", "Verdict A", "Verdict B")
+        head = (
+            "Arm",
+            "Gain A",
+            "Gain B",
+            "B − A",
+            "Error",
+            "95 % interval",
+            "p",
+            "Result",
+            "Verdict A",
+            "Verdict B",
+        )
         arms = [
             (
                 *(one.name, percent(one.gain_a), percent(one.gain_b), percent(one.difference)),
@@ -133,12 +144,19 @@ class SideBySide(NamedTuple):
             return "The runs share no arm whose gain was tested in both."
         if not clear:
             return f"No arm gains clearly more in one run than in the other ({len(tested)} compared)."
-        said = [f"{one.name} by {percent(abs(one.difference or 0.0), sign=False)} {one.word}" for one in clear]
+        said = [
+            f"{one.name} by {percent(abs(one.difference or 0.0), sign=False)} {one.word}" for one in clear
+        ]
         return f"{len(clear)} of {len(tested)} arms gain differently: {', '.join(said)}."
 
     def to_markdown(self) -> str:
         """The text of `report.md`."""
-        out = [f"# {md_text(self.a)} and {md_text(self.b)} side by side", "", f"**{md_text(self.sentence)}**", ""]
+        out = [
+            f"# {md_text(self.a)} and {md_text(self.b)} side by side",
+            "",
+            f"**{md_text(self.sentence)}**",
+            "",
+        ]
         out += [f"- A, {md_text(self.a)}: {md_text(self.verdicts[0])}"]
         out += [f"- B, {md_text(self.b)}: {md_text(self.verdicts[1])}"]
         if notes := self.notes:
@@ -242,8 +260,8 @@ def _pair(a: ArmResult, b: ArmResult) -> ArmPair:
 def _error(arm: ArmResult) -> tuple[float, float] | None:
     """(standard error of an arm's gain, degrees of freedom) from its interval over subsets and its seeds.
 
-    The interval is mean ± t·error with subsets − 1 degrees of freedom; the error of the mean over seeds, where there are
-    two and more, is added in squares. Freedom by Satterthwaite, at most that of the subsets.
+    The interval is mean ± t·error with subsets − 1 degrees of freedom; the error of the mean over seeds, where there
+    are two and more, is added in squares. Freedom by Satterthwaite, at most that of the subsets.
     """
     if arm.verdict == "baseline" or arm.interval is None or arm.subsets < 2:
         return None
@@ -273,7 +291,7 @@ def _warnings(a: Evidence, b: Evidence) -> Iterator[str]:
         yield f"A's gains are against {a.baseline}, B's against {b.baseline}: they are gains of other things."
     if a.run.subsets_of != b.run.subsets_of:
         yield f"A's intervals are over {a.run.subsets_of}s, B's over {b.run.subsets_of}s."
-    if set(t.name for t in a.tasks) != set(t.name for t in b.tasks):
+    if {task.name for task in a.tasks} != {task.name for task in b.tasks}:
         yield "The runs have other tasks; gains are means over each run's own."
     single = [run for run, evidence in (("A", a), ("B", b)) if any(arm.seeds == 1 for arm in evidence.arms)]
     if single:

@@ -99,7 +99,7 @@ def slices_by_history(
         else:
             _, first = np.unique(item, return_index=True)
             past = np.sort(item_exposure[first][item_exposure[first] > 0])
-        bound = past[int(math.floor((1 - HEAD_SHARE) * len(past)))] if len(past) else 0
+        bound = past[math.floor((1 - HEAD_SHARE) * len(past))] if len(past) else 0
         head = shown & (item_exposure >= bound)
         made += [
             Slice("cold items", "items never shown in training", ~shown),

@@ -72,7 +72,8 @@ class TokenVectors(NamedTuple):
         ids = ids[ids != token]
         lengths = np.maximum(np.linalg.norm(self.vectors[ids], axis=1), np.finfo(np.float32).tiny)
         cosine = self.vectors[ids] @ self.vectors[token] / lengths
-        return ids[np.argsort(-cosine, kind="stable")[:count]]
+        found: npt.NDArray[np.int64] = ids[np.argsort(-cosine, kind="stable")[:count]]
+        return found
 
     def save(self, path: Path) -> Path:
         """Write them as .npz; the file is whole or not there."""

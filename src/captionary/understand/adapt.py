@@ -33,8 +33,14 @@ from captionary.understand.captioner import Captioner
 from captionary.understand.hf import HfCaptioner
 from captionary.understand.media import MediaError, open_image
 from captionary.understand.mmllm import MultimodalLLM
-from captionary.understand.named import AveragePrecision, average_precision, ridge_probe, said_scores
-from captionary.understand.train import TrainingConfig, train_captioner
+from captionary.understand.named import (
+    AveragePrecision,
+    average_precision,
+    drawn_scores,
+    ridge_probe,
+    said_scores,
+)
+from captionary.understand.train import LEAD, TrainingConfig, train_captioner
 from captionary.understand.training_data import CaptionSet, clean, crop
 
 if TYPE_CHECKING:
@@ -54,6 +60,8 @@ __all__ = [
 _ORDERS = 6
 """Orders in which the words of a list are shown."""
 _TOGETHER = 64
+_DRAWN = 32
+"""Captions drawn of each held-out picture, to tell how sure the captioner is of each word."""
 _UNKNOWN = 0.05
 """Share of unknown tokens above which a text is not for this tokenizer."""
 
@@ -71,6 +79,8 @@ class AdaptConfig:
     learning_rate: float = 3e-4
     encoder_rate: float = 0.15
     """Learning rate of the encoder's upper stages as a share of the rest's."""
+    lead: float = 4.0
+    """Weight of a token of the catalogue's text beside one of the captioner's own caption, > 0."""
     words: int = 16
     """Words of a running text (a plot) that are learnt."""
     own: bool = True
@@ -101,16 +111,25 @@ class Adapted(NamedTuple):
     """A linear probe on the same encoder's features: the upper reference."""
     training_items: int
     held_out_items: int
+    drawn: AveragePrecision | None = None
+    """Of the adapted captioner by the share of captions, drawn from it, that say a word; None where none were drawn."""
 
     def to_markdown(self) -> str:
         """The average precisions as a table: a row a word, the micro average last."""
         if self.before is None or self.after is None or self.probe is None:
             return ""
-        lines = ["| word | items | as it was | adapted | linear probe |", "|---|---|---|---|---|"]
+        columns = {
+            "as it was": self.before,
+            "adapted": self.after,
+            "adapted, drawn": self.drawn,
+            "linear probe": self.probe,
+        }
+        known = {name: found for name, found in columns.items() if found is not None}
+        lines = ["| word | items | " + " | ".join(known) + " |", "|---|---|" + "---|" * len(known)]
         for i, word in enumerate(self.after.words):
-            row = [f"{each.values[i]:.3f}" for each in (self.before, self.after, self.probe)]
+            row = [f"{each.values[i]:.3f}" for each in known.values()]
             lines.append(f"| {word} | {self.after.counts[i]} | " + " | ".join(row) + " |")
-        micro = [f"{each.micro:.3f}" for each in (self.before, self.after, self.probe)]
+        micro = [f"{each.micro:.3f}" for each in known.values()]
         return "\n".join([*lines, f"| **micro** | {sum(self.after.counts)} | " + " | ".join(micro) + " |"])
 
 
@@ -155,6 +174,7 @@ def adapt(
         steps=config.steps,
         pictures=(config.pictures,),
         captions=(2,),
+        lead=config.lead,
         learning_rate=config.learning_rate,
         encoder_rate=config.encoder_rate,
         self_critical=0.0,
@@ -166,7 +186,9 @@ def adapt(
     model.save(folder, "")
     student = BuiltinCaptioner(threads=0, checkpoint=folder)
     before = captions_of(teacher, held_out.paths)
-    result = score_words(training, held_out, before, captions_of(student, held_out.paths), student)
+    after = captions_of(student, held_out.paths)
+    drawn = [lines for images in _batches(held_out.paths, "draw") for lines in student.draw(images, _DRAWN)]
+    result = score_words(training, held_out, before, after, student, drawn)
     facts = {
         "version": __version__,
         "adapted_from": teacher.fingerprint,
@@ -215,7 +237,8 @@ def adapt_large(
     running = [" ".join(text.split()[:words]) for text in training.running]
     lines = [_lines(*item, rng) for item in zip(training.words, running, said, strict=True)]
     folder = out / "checkpoint"
-    adapt_lora(captioner, source, training.paths, lines, folder, settings)
+    plain = [[line.replace(LEAD, " ") for line in group] for group in lines]
+    adapt_lora(captioner, source, training.paths, plain, folder, settings)
     after = captions_of(captioner, held_out.paths)
     result = score_words(training, held_out, before, after, BuiltinCaptioner(threads=0))
     (folder / "MODEL_CARD.md").write_text(card_of(result, name, columns, was), encoding="utf-8")
@@ -236,7 +259,12 @@ def card_of(result: Adapted, name: str, columns: Sequence[str], start: str) -> s
 
 
 def score_words(
-    training: Catalogue, held_out: Catalogue, before: list[str], after: list[str], eye: BuiltinCaptioner
+    training: Catalogue,
+    held_out: Catalogue,
+    before: list[str],
+    after: list[str],
+    eye: BuiltinCaptioner,
+    drawn: list[list[str]] | None = None,
 ) -> Adapted:
     """Average precision of the catalogue's words on held-out items: before, after, and a linear probe.
 
@@ -249,6 +277,7 @@ def score_words(
         before: captions of the held-out items by the captioner as it was.
         after: by the adapted one.
         eye: its encoder is the probe's.
+        drawn: per held-out item, captions drawn from the adapted one.
     """
     counts = len(training.paths), len(held_out.paths)
     words = sorted({word for words in training.words for word in words})
@@ -258,7 +287,8 @@ def score_words(
     was, now = (average_precision(truth, said_scores(each, words), words) for each in (before, after))
     labels = np.array([[word in set(own) for word in words] for own in training.words], dtype=np.float64)
     probe = ridge_probe(_vectors(eye, training.paths), labels, _vectors(eye, held_out.paths))
-    return Adapted(was, now, average_precision(truth, probe, words), *counts)
+    often = average_precision(truth, drawn_scores(drawn, words), words) if drawn else None
+    return Adapted(was, now, average_precision(truth, probe, words), *counts, often)
 
 
 def readable(catalogue: Catalogue) -> Catalogue:
@@ -281,12 +311,13 @@ def readable(catalogue: Catalogue) -> Catalogue:
 def _lines(words: list[str], running: str, own: str, rng: np.random.Generator) -> list[str]:
     """The captions to learn of one item: its words in several orders, then its running text and the captioner's own."""
     orders = {tuple(words[i] for i in rng.permutation(len(words))) for _ in range(_ORDERS)}
-    return [" ".join([*order, running, own]).strip() for order in sorted(orders)]
+    said = [" ".join([*order, running]).strip() for order in sorted(orders)]
+    return [f"{text}{LEAD}{own}" if own else text for text in said]
 
 
 def _check_spelling(model: MultimodalLLM, lines: list[list[str]], name: str) -> None:
     unknown = model.tokenizer.token_to_id("<unk>")
-    ids = [token for group in lines for token in model.tokenizer.encode(group[0]).ids]
+    ids = [token for group in lines for token in model.tokenizer.encode(group[0].split(LEAD)[0]).ids]
     share = sum(token == unknown for token in ids) / max(1, len(ids))
     if share > _UNKNOWN:
         raise bad_value(

@@ -71,6 +71,24 @@ class BuiltinCaptioner:
         return self.caption_and_embed(images)[0]
 
     @torch.inference_mode()
+    def draw(
+        self, images: Sequence[Image], samples: int, *, max_new_tokens: int = 16, seed: int = 0
+    ) -> list[list[str]]:
+        """`samples` captions of each picture, drawn from the model: what it holds possible, as often as it does."""
+        grid = self._encoder(self._model.encoder.to_pixels(images).to(self._dtype)).float()
+        prefix = self._model.visual_prefix(grid).repeat_interleave(samples, 0)
+        lines = self._decoder.decode(
+            prefix,
+            self._model.prompt_ids,
+            self._model.end_id,
+            max_new_tokens,
+            temperature=1.0,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        texts = [text.strip() for text in self._model.tokenizer.decode_batch(lines)]
+        return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+
+    @torch.inference_mode()
     def embed(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
         """The visual vectors of `caption_and_embed` alone: float32 [B, 1280]."""
         pixels = self._model.encoder.to_pixels(images)

@@ -87,7 +87,8 @@ class MultimodalLLM(PictureReader):
             grid: encoder features, [B, cells, E].
             captions: per picture, its captions' token ids without special tokens.
             smoothing: label smoothing, 0 to 1.
-            weights: one factor a caption, [B, captions a picture], on all of its tokens; negative ones make it rarer.
+            weights: one factor a caption, [B, captions a picture], on all of its tokens, negative ones make it rarer;
+                or one a token, [B, captions, tokens and end].
         """
         ids, targets, owner, positions, mask = _pack(
             captions,
@@ -112,8 +113,13 @@ class MultimodalLLM(PictureReader):
         if weights is None:
             return nn.functional.cross_entropy(logits.float(), targets[told], label_smoothing=smoothing)
         lost = nn.functional.cross_entropy(logits.float(), targets[told], reduction="none")
-        row = told.nonzero()[:, 0]
-        return (lost * weights.to(lost.device)[row, owner[told]]).mean()
+        place: tuple[Tensor, ...] = (told.nonzero()[:, 0], owner[told])
+        if weights.ndim == 3:
+            first = (
+                self.config.queries + len(self.prompt_ids) - 1
+            )  # position that tells a caption's first token
+            place = (*place, positions[:, self.config.queries :][told] - first)
+        return (lost * weights.to(lost.device)[place]).mean()
 
     @torch.inference_mode()
     def describe(self, images: Sequence[Image], max_new_tokens: int = 32) -> list[str]:

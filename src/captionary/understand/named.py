@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AveragePrecision", "average_precision", "ridge_probe", "said_scores"]
+__all__ = ["AveragePrecision", "average_precision", "drawn_scores", "ridge_probe", "said_scores"]
 
 _PENALTIES = 10.0 ** np.arange(0, 7)
 
@@ -49,6 +49,13 @@ def said_scores(captions: Sequence[str], words: Sequence[str]) -> npt.NDArray[np
         for rank, (_, w) in enumerate(order, 1):
             scores[row, w] = 1.0 / rank
     return scores
+
+
+def drawn_scores(drawn: Sequence[Sequence[str]], words: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The share of an item's drawn captions that say each word: [I, W]."""
+    flat = said_scores([caption for captions in drawn for caption in captions], words) > 0
+    samples = len(drawn[0]) if drawn else 1
+    return np.asarray(flat.reshape(len(drawn), samples, len(words)).mean(1))
 
 
 def ridge_probe(

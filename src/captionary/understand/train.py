@@ -22,6 +22,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,13 @@ from captionary.understand.mmllm import EOS, MultimodalConfig, MultimodalLLM
 from captionary.understand.training_data import CaptionSet, encode_features
 
 _OPENING = re.compile(r"^(a picture of|there (is|are)) ")
+LEAD = " ‖ "
+"""Ends the part of a caption that `TrainingConfig.lead` weighs; never learnt itself."""
 _END = "</s>"
 _LONGEST = 28
 """Tokens of a caption that is drawn."""
 
-__all__ = ["TrainingConfig", "train_captioner", "train_tokenizer"]
+__all__ = ["LEAD", "TrainingConfig", "train_captioner", "train_tokenizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ class TrainingConfig:
     warmup: int = 200
     """Steps of linear warm-up."""
     weight_decay: float = 0.05
+    lead: float = 1.0
+    """Weight of a caption's tokens before its mark `LEAD`, where there is one, beside those after it."""
     dropout: float = 0.2
     """In Q-Former, decoder and on the grid, 0 to 1."""
     smoothing: float = 0.1
@@ -182,8 +187,13 @@ class _Pictures:
         self.features: list[npt.NDArray[np.float16]] = [encode_features(encoder, v, cache) for v in views]
         # Without openings that say nothing of the picture, into which greedy decoding falls when unsure.
         self.words = [[[_OPENING.sub("", line) for line in group] for group in v.captions] for v in views]
-        self.ids = [
-            [[tokenizer.encode(line).ids[:48] for line in group] for group in words] for words in self.words
+        parts = [
+            [[[tokenizer.encode(part).ids for part in line.split(LEAD)] for line in group] for group in words]
+            for words in self.words
+        ]
+        self.ids = [[[*chain(*line)][:48] for line in group] for group in view] for view in parts]
+        self.leads = [
+            [[len(line[0]) if len(line) > 1 else 0 for line in group] for group in view] for view in parts
         ]
         self._consensus: dict[int, CiderD] = {}
 
@@ -195,10 +205,13 @@ class _Pictures:
 
     def told(
         self, rng: np.random.Generator, view: int, rows: npt.NDArray[np.int64], captions: int
-    ) -> list[list[list[int]]]:
-        """Some human captions of each picture, as ids."""
+    ) -> tuple[list[list[list[int]]], list[list[int]]]:
+        """Some human captions of each picture, as ids, and how many tokens of each are its lead."""
         known = [self.ids[view][row] for row in rows]
-        return [[each[i] for i in rng.permutation(len(each))[:captions]] for each in known]
+        chosen = [rng.permutation(len(each))[:captions] for each in known]
+        ids = [[each[i] for i in of_row] for each, of_row in zip(known, chosen, strict=True)]
+        leads = [[self.leads[view][row][i] for i in of_row] for row, of_row in zip(rows, chosen, strict=True)]
+        return ids, leads
 
     def consensus(self, view: int) -> CiderD:
         """The reward of a view's pictures; ends count as a word, or captions would stop in the middle of a phrase."""
@@ -228,13 +241,14 @@ def _step(
         each.told(rng, view, rows, n)
         for each, (_, view, rows), n in zip(sets, draws, config.captions, strict=True)
     ]
-    counts = [sum(len(line) + 1 for group in groups for line in group) for groups in told]
+    counts = [sum(len(line) + 1 for group in groups for line in group) for groups, _ in told]
     total, reward = 0.0, 0.0
-    for each, (fine, view, rows), groups, count, n in zip(
+    for each, (fine, view, rows), (groups, leads), count, n in zip(
         sets, draws, told, counts, config.captions, strict=True
     ):
-        weights = None
-        if critical and n > 1:
+        weights = _lead_weights(groups, leads, config.lead) if config.lead != 1 else None
+        drawn_anew = critical and n > 1
+        if drawn_anew:
             sampled, gains, reward = _criticise(model, each.consensus(view), fine, rows, config.samples)
             groups = [human[:1] + drawn for human, drawn in zip(groups, sampled, strict=True)]
             weights = torch.cat([torch.full((len(gains), 1), config.likelihood), gains], 1)
@@ -242,12 +256,22 @@ def _step(
             grid = model.encoder.upper(fine.contiguous(memory_format=torch.channels_last))
             grid = nn.functional.dropout1d(grid, config.dropout / 2)  # whole cells
             loss = model.loss(grid, groups, smoothing=config.smoothing, weights=weights)
-        share = 1.0 if weights is not None else count / sum(counts)
+        share = 1.0 if drawn_anew else count / sum(counts)
         (loss * share).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach()) * share
     nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
     optimizer.step()
     return total, reward
+
+
+def _lead_weights(groups: list[list[list[int]]], leads: list[list[int]], lead: float) -> Tensor:
+    """[B, captions, tokens and end]: `lead` on each caption's lead, 1 on the rest."""
+    longest = max(len(line) for group in groups for line in group) + 1
+    weights = torch.ones(len(groups), max(len(group) for group in groups), longest)
+    for row, of_row in enumerate(leads):
+        for number, count in enumerate(of_row):
+            weights[row, number, :count] = lead
+    return weights
 
 
 @torch.no_grad()
