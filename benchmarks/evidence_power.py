@@ -110,7 +110,9 @@ def planted(gain: float, noise: float, rows: int) -> float:
         middle = (low + high) / 2
         found = np.mean(
             [world(800 + i, rows, 2, Dials(middle, noise), False).arms[1].auc_gain or 0 for i in range(2)]
-        ) - np.mean([world(800 + i, rows, 2, Dials(0.0, noise), False).arms[1].auc_gain or 0 for i in range(2)])
+        ) - np.mean(
+            [world(800 + i, rows, 2, Dials(0.0, noise), False).arms[1].auc_gain or 0 for i in range(2)]
+        )
         low, high = (middle, high) if found < gain else (low, middle)
     return (low + high) / 2
 
@@ -163,7 +165,9 @@ def false_verdicts(noise: float, worlds: int) -> dict[str, Any]:
     return found
 
 
-def power_curve(seen: dict[float, float], noise: float, sizes: list[int], worlds: int) -> list[dict[str, Any]]:
+def power_curve(
+    seen: dict[float, float], noise: float, sizes: list[int], worlds: int
+) -> list[dict[str, Any]]:
     """Verdicts by planted gain and rows, 5 seeds."""
     curve = []
     for gain, dial in seen.items():
@@ -172,7 +176,9 @@ def power_curve(seen: dict[float, float], noise: float, sizes: list[int], worlds
                 str(world(70_000 + i, rows, 5, Dials(dial, noise), False).arms[1].verdict)
                 for i in range(worlds)
             )
-            curve.append({"auc_gain": gain, "rows": rows, "seeds": 5, "worlds": worlds, "verdicts": dict(said)})
+            curve.append(
+                {"auc_gain": gain, "rows": rows, "seeds": 5, "worlds": worlds, "verdicts": dict(said)}
+            )
             print(curve[-1], flush=True)
     return curve
 
@@ -236,7 +242,9 @@ def end_to_end(worlds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run every question and write benchmarks/results/evidence_power.json; --quick asks each of a few worlds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a few worlds each, nothing written")
     quick = parser.parse_args().quick
     began = time.monotonic()
@@ -245,7 +253,10 @@ def main() -> None:
     seen = {gain: planted(gain, noise, 20_000 if quick else 150_000) for gain in gains}
     print(f"noise {noise:.4f} for a seed spread of {spread:.4f}; seen {seen}", flush=True)
     figures = {
-        "training_noise": {"seed_sd_of_auc_gain": spread, "source": "results/demo.json, null-world, median arm"},
+        "training_noise": {
+            "seed_sd_of_auc_gain": spread,
+            "source": "results/demo.json, null-world, median arm",
+        },
         "false_verdicts": false_verdicts(noise, 8 if quick else 200),
         "power_curve": power_curve(
             seen, noise, [6_000] if quick else [12_000, 48_000, 192_000], 4 if quick else 20

@@ -24,7 +24,9 @@ from captionary.evidence.metrics import auc, gauc
 
 def main() -> None:
     """Measure, and write benchmarks/results/metrics.json unless --quick."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="200,000 rows, nothing written")
     quick = parser.parse_args().quick
     rows, tasks = (200_000 if quick else 10_000_000), 5

@@ -13,7 +13,7 @@ from captionary.errors import CaptionaryError
 from captionary.pipeline import Stages, run
 from captionary.settings import DataConfig, EvidenceConfig, RunConfig
 from captionary.stages import Stage
-from captionary.weighing import calibration_of_run, cost_of_run, importance_of_run
+from captionary.weighing import calibration_of_run, cost_of_run, history_of_run, importance_of_run
 from captionary.world.settings import WorldConfig
 
 JOINT = "+visual+tokens(A)+profiles(A)"
@@ -23,7 +23,7 @@ JOINT = "+visual+tokens(A)+profiles(A)"
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     config = RunConfig(
         name="tiny",
-        data=DataConfig(world=WorldConfig.tiny()),
+        data=DataConfig(world=WorldConfig.tiny(broken_media=6)),
         runs=tmp_path_factory.mktemp("runs"),
         visual_dimensions=4,
         evidence=EvidenceConfig(seeds=2, subsets=5, cards=0, placebos=()),
@@ -84,3 +84,10 @@ def test_a_run_without_rankers_is_named(stages: Stages, tmp_path: Path) -> None:
     bare = stages._replace(config=dataclasses.replace(stages.config, runs=tmp_path))
     with pytest.raises(CaptionaryError, match=r"must be trained; run `captionary train CONFIG` first"):
         calibration_of_run(bare)
+
+
+def test_what_the_captioner_could_not_read_is_told(stages: Stages) -> None:
+    found = history_of_run(stages)
+    assert {one.what: one.number for one in found} == stages.captions.facts["failed"]
+    assert sum(one.number for one in found) == 6
+    assert all(one.stage == "caption" for one in found)

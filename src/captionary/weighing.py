@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from captionary.assemble import ranking_data, with_features
+from captionary.assemble import evaluation_rows, ranking_data, with_features
 from captionary.errors import bad_value, nearest
 from captionary.evidence.arms import Arm
 from captionary.evidence.calibration import CalibrationCurve, calibration_curve
 from captionary.evidence.cost import Cost, caption_cost, cost_of
 from captionary.evidence.permute import columns_of, groups_of
+from captionary.evidence.sections import Happening
 from captionary.pipeline import Stages
 from captionary.training import arm_folder
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from captionary.rank.data import RankingData
     from captionary.rank.features import FeatureSet
 
-__all__ = ["calibration_of_run", "cost_of_run", "importance_of_run", "lacking"]
+__all__ = ["calibration_of_run", "cost_of_run", "history_of_run", "importance_of_run", "lacking"]
 
 
 def importance_of_run(
@@ -78,13 +79,12 @@ def lacking(arms: Sequence[Arm], arm: Arm, data: RankingData) -> dict[str, Arm]:
         "profiles" if len(profiles) > 1 else "".join(profiles): {**whole, "profiles": None},
         "captions": {**whole, "tokens": None, "profiles": None},
     }
-    found = {}
+    found: dict[str, Arm] = {}
     for name, wanted in without.items():
         if name in columns or name in groups:
-            same = [
-                other for other in arms if not other.placebo and other.features() == wanted and other != arm
-            ]
-            found |= {name: other for other in same[:1]}
+            same = [one for one in arms if not one.placebo and one.features() == wanted and one != arm]
+            if same:
+                found[name] = same[0]
     return found
 
 
@@ -96,7 +96,7 @@ def cost_of_run(
     rounds: int = 5,
     prices: Mapping[str, float] | None = None,
 ) -> Cost:
-    """Captions, training and serving of a finished run; its real arms are served one after the other, request by request.
+    """Captions, training and serving of a finished run; its real arms are served in turns.
 
     Args:
         stages: of a run whose rankers are trained.
@@ -145,7 +145,7 @@ def cost_of_run(
     captions = caption_cost(
         pq.read_table(stages.captions.folder / "captions.parquet"),
         gain=gain,
-        **(prices or {}),  # type: ignore[arg-type]
+        **(prices or {}),
     )
     return cost_of(stages.arms.baseline.name, measured, captions=captions if captions.items else None)
 
@@ -153,8 +153,6 @@ def cost_of_run(
 def calibration_of_run(stages: Stages, *, bins: int = 10) -> list[CalibrationCurve]:
     """Calibration of the baseline and of the headline arm at every task; predictions are means over seeds."""
     dataset = stages.dataset
-    from captionary.assemble import evaluation_rows
-
     impressions = dataset.impressions()
     labels = dataset.labels(impressions.take(evaluation_rows(stages, impressions)))
     arms = [stages.arms.baseline, *([stages.arms.headline] if stages.arms.headline else [])]
@@ -166,6 +164,24 @@ def calibration_of_run(stages: Stages, *, bins: int = 10) -> list[CalibrationCur
             for place, task in enumerate(dataset.spec.tasks)
         ]
     return curves
+
+
+def history_of_run(stages: Stages) -> list[Happening]:
+    """What the captioner could not do, reason by reason: how many items, the first one's detail, last when."""
+    import pyarrow.parquet as pq
+
+    assert stages.captions is not None
+    table = pq.read_table(stages.captions.folder / "captions.parquet")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in table.select(["status", "reason", "detail", "created_at"]).to_pylist():
+        if row["status"] == "failed":
+            rows.setdefault(str(row["reason"]), []).append(row)
+    found = []
+    for reason, failed in sorted(rows.items(), key=lambda pair: (-len(pair[1]), pair[0])):
+        times = [row["created_at"] for row in failed if row["created_at"] is not None]
+        when = max(times).isoformat(timespec="seconds") if times else ""
+        found.append(Happening("caption", reason, failed[0]["detail"] or "", when, len(failed)))
+    return found
 
 
 def _only(data: RankingData, rows: npt.NDArray[np.int64]) -> RankingData:

@@ -54,7 +54,7 @@ def test_pages_fit_a_phone_and_ask_for_nothing(evidence: Evidence, tmp_path: Pat
         for name, page in pages.items()
         for width in WIDTHS
     ]
-    # Frames of the parent's origin, which the parent may measure; the pages themselves stay as they are, without script.
+    # Frames of the parent's origin, which the parent may measure; the pages themselves stay without script.
     (tmp_path / "all.html").write_text(
         f"<!DOCTYPE html><meta charset=utf-8><script>{MEASURE}</script>{''.join(frames)}", encoding="utf-8"
     )

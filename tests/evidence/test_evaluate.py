@@ -164,3 +164,31 @@ class TestBadInput:
     def test_truth_of_another_shape(self) -> None:
         with pytest.raises(CaptionaryError, match="shape of truth"):
             evaluate(self.LABELS, np.arange(40), ["t"], predictions(40, 1, IDS), [IDS], np.ones((40, 2)))
+
+
+class TestDetails:
+    def test_tasks_are_corrected_for_their_number(self, simulation: Callable) -> None:
+        detail = evaluate(*simulation(seeds=3), subsets=10).detail("+visual+tokens(A)+profiles(A)")
+        assert detail is not None
+        raw, corrected = detail.task_p_value, detail.task_p_adjusted
+        least = min(raw, key=lambda task: raw[task])
+        assert corrected[least] == pytest.approx(min(1, 5 * raw[least]))
+        assert all(corrected[task] >= raw[task] for task in raw)
+        assert detail.task_verdict[least] == "gain"
+        assert detail.to_dict()["need"]["words"].startswith("needs")
+
+    def test_masked_labels_and_weights_are_as_rows_left_out_and_repeated(self, simulation: Callable) -> None:
+        rows = simulation(rows=2000)
+        mask = np.ones(rows.labels.shape, bool)
+        mask[:500] = False
+        labels = rows.labels.copy()
+        labels[:500] = np.nan
+        hidden = evaluate(*rows._replace(labels=labels, truth=None), subsets=10, mask=mask)
+        weights = (np.arange(2000) >= 500).astype(float)
+        weightless = evaluate(*rows._replace(truth=None), subsets=10, weights=weights)
+        for one, other in zip(hidden.arms, weightless.arms, strict=True):
+            assert one.auc == pytest.approx(other.auc)
+            assert one.ne == pytest.approx(other.ne)
+            assert one.auc_gain == pytest.approx(other.auc_gain)
+        assert hidden.tasks[1].positives == int(rows.labels[500:, 1].sum())
+        assert hidden.tasks[1].base_rate == pytest.approx(rows.labels[500:, 1].mean())

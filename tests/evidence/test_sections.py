@@ -102,7 +102,7 @@ def test_every_section_is_in_the_page_after_the_tables(files) -> None:
     for words in (
         "cold items",
         "2e-5",
-        "item tokens: shuffled +2.00 %, 95 % interval 1.80 … 2.20 %; within strata +1.00 %; retrained without it +0.50 %",
+        "item tokens: shuffled +2.00 %, 95 % interval 1.80 … 2.20 %; within strata +1.00 %; retrained without it",
         "context.a|b &lt;i&gt;",
         "Of 3,977 captioned items.",
         "0.835",  # 40,000 / 48,000 and 39,700 / 47,500, geometric mean

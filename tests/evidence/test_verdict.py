@@ -172,3 +172,14 @@ def test_the_whole_chain_finds_what_is_there_and_nothing_else(
     made = conclude(evaluate(*simulation(strength=strength, rows=6000), subsets=10), run=RUN)
     assert made.outcome in outcome
     assert not [one.name for one in made.arms if one.placebo and one.verdict == "gain"]
+
+
+def test_cannot_tell_says_what_would_tell(simulation: Callable) -> None:
+    rows = simulation(strength=0.05, rows=3000, seeds=3)
+    evaluation = evaluate(*rows, subsets=10, target=0.0016)
+    made = conclude(evaluation, run=RUN)
+    assert made.outcome == "cannot tell"
+    detail = evaluation.detail(evaluation.headline or "")
+    assert detail is not None
+    assert detail.need is not None
+    assert f"Cannot tell at this size: a gain of 0.16 % {detail.need.words}." in made.remarks

@@ -130,7 +130,14 @@ class Importance(NamedTuple):
 
     def to_markdown(self) -> str:
         """A table of the features, one of the groups, one by task."""
-        head: tuple[str, ...] = ("Rank", "Percentile", "Shuffled", "95 % interval", "Within strata", "95 % interval")
+        head: tuple[str, ...] = (
+            "Rank",
+            "Percentile",
+            "Shuffled",
+            "95 % interval",
+            "Within strata",
+            "95 % interval",
+        )
         head += ("Retrained without", "95 % interval")
         parts = []
         for title, weights in (("Feature", self.features), ("Group", self.groups)):

@@ -216,7 +216,10 @@ def need(
     reach_seeds = _reach(np.maximum(seeds - 1.0, 1.0), alpha, power)
     total = users + training
     finds = np.divide(
-        users * reach_users + training * reach_seeds, np.sqrt(total), out=np.zeros_like(total), where=total > 0
+        users * reach_users + training * reach_seeds,
+        np.sqrt(total),
+        out=np.zeros_like(total),
+        where=total > 0,
     )
     cost = np.where(finds <= target, seeds**2 * factor, np.inf)
     if not np.isfinite(cost).any():

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from captionary.errors import bad_value
@@ -183,21 +184,21 @@ def rows_as_of(profiles: pa.Table, user_ids: pa.ChunkedArray | pa.Array, timesta
         user_ids: [N].
         timestamps: of the impressions, [N].
     """
-    rows = np.arange(len(profiles), dtype=np.int64)
-    right = pl.DataFrame(
-        {
-            "user_id": pl.from_arrow(profiles["user_id"]),
-            "time": micros(profiles["as_of"], "as_of"),
-            "row": rows,
-            "text": pl.from_arrow(profiles["text"]),
-        }
-    )
-    right = right.filter(pl.col("text").is_not_null()).drop("text").sort("time")
-    left = pl.DataFrame({"user_id": pl.from_arrow(user_ids), "time": micros(timestamps, "timestamp")})
-    left = left.with_row_index("impression").sort("time", maintain_order=True)
-    joined = left.join_asof(right, on="time", by="user_id", strategy="backward", check_sortedness=False)
-    joined = joined.sort("impression")
-    return joined["row"].fill_null(len(profiles)).cast(pl.Int64).to_numpy()
+    none = len(profiles)
+    written = np.flatnonzero(profiles["text"].is_valid().to_numpy())
+    kept = profiles.take(written)
+    users = pc.unique(kept["user_id"])
+    moments, place = np.unique(micros(kept["as_of"], "as_of"), return_inverse=True)
+    grid = np.full((len(users), len(moments)), none, np.int64)  # the row of each user at each moment
+    grid[_places(kept["user_id"], users), place] = written
+    for later in range(1, len(moments)):
+        grid[:, later] = np.where(grid[:, later] == none, grid[:, later - 1], grid[:, later])
+    who = _places(user_ids, users)
+    when = np.searchsorted(moments, micros(timestamps, "timestamp"), side="right") - 1
+    found = (who >= 0) & (when >= 0)
+    rows = np.full(len(who), none, np.int64)
+    rows[found] = grid[who[found], when[found]]
+    return rows
 
 
 class Answer(NamedTuple):
@@ -329,6 +330,14 @@ def _ask(
 
 def _plain(text: str | None) -> str:
     return " ".join((text or "").split())
+
+
+def _places(ids: pa.ChunkedArray | pa.Array, known: pa.Array) -> Ints:
+    """Where each of `ids` is in `known`; -1 for nowhere."""
+    places = pc.fill_null(pc.index_in(ids.cast(known.type), value_set=known), -1)
+    whole = places.combine_chunks() if isinstance(places, pa.ChunkedArray) else places
+    found: Ints = whole.to_numpy(zero_copy_only=False).astype(np.int64)
+    return found
 
 
 def _digest(prompt: str) -> str:

@@ -191,7 +191,7 @@ class _Pictures:
             [[[tokenizer.encode(part).ids for part in line.split(LEAD)] for line in group] for group in words]
             for words in self.words
         ]
-        self.ids = [[[*chain(*line)][:48] for line in group] for group in view] for view in parts]
+        self.ids = [[[[*chain(*line)][:48] for line in group] for group in view] for view in parts]
         self.leads = [
             [[len(line[0]) if len(line) > 1 else 0 for line in group] for group in view] for view in parts
         ]
