@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 # The CPU build: another version would download gigabytes of CUDA on a machine without a GPU.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install feast clean
 
 demo: $(VENV)/installed
 	$(BIN)/captionary run configs/demo.yaml
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 CAPTIONARY_FEAST_PYTHON=$(wildcard $(CURDIR)/$(VENV)-feast/bin/python) $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks tools
@@ -24,7 +24,17 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps torchrec==1.8.0 fbgemm-gpu-cpu==1.8.0
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) tensordict pyre-extensions torchmetrics==1.0.3
+	touch $@
+
+# Feast pins older versions of what we use, so its tests have an environment of their own.
+feast: $(VENV)-feast/installed
+
+$(VENV)-feast/installed:
+	$(PYTHON) -m venv $(VENV)-feast
+	$(VENV)-feast/bin/pip install --quiet --disable-pip-version-check feast==0.67.0
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-feast runs build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -3,14 +3,14 @@
     python benchmarks/evidence_power.py [--quick]
 
 The evaluation code is the real one (evaluate, conclude); what it is given is simulated at the level of scores, since
-hundreds of rankers cannot be trained here: users with tastes, items with a quality, two tasks, and arms whose scores see
-them with training noise. The noise sits on items and on (user, item) pairs, is drawn anew for each seed and arm, and is
-scaled until the spread of a gain over seeds is the median one that real rankers show in the null world of
+hundreds of rankers cannot be trained here: users with tastes, items with a quality, two tasks, and arms whose scores
+see them with training noise. The noise sits on items and on (user, item) pairs, is drawn anew for each seed and arm,
+and is scaled until the spread of a gain over seeds is the median one that real rankers show in the null world of
 results/demo.json. What simulated scores cannot show is luck that all seeds of an arm share (one training set); so a few
 small worlds without semantics go through the whole chain, captions and trainings included.
 
-Asked: how often nothing is taken for something (strength 0); how often a planted gain is found, by its size and by rows;
-and whether the plan that "cannot tell" proposes keeps its word: `gain` with the rows and seeds that it asked for,
+Asked: how often nothing is taken for something (strength 0); how often a planted gain is found, by its size and by
+rows; and whether the plan that "cannot tell" proposes keeps its word: `gain` with the rows and seeds that it asked for,
 `cannot tell` with a tenth of the rows.
 """
 
@@ -18,11 +18,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +44,7 @@ VISUAL = Arm(name="+visual", visual=True)
 TOKENS = Arm(name="+visual+tokens(A)", visual=True, tokens="A")
 SHUFFLED = placebo_of(TOKENS, "shuffled")
 DEMO_ROWS = 23_810
-MOST = 30_000_000
+MOST = 12_000_000
 """Rows times seeds that one world may have."""
 
 
@@ -83,6 +86,12 @@ def world(seed: int, rows: int, seeds: int, dials: Dials, placebo: bool = True) 
     return evaluate(labels.T, user, TASKS, predictions, arms, seed=seed, target=PAPER_GAIN)
 
 
+def several(wanted: Iterable[tuple[int, int, int, Dials, bool]]) -> list[Evaluation]:
+    """Worlds with these arguments, on all cores."""
+    with ProcessPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(world, *zip(*wanted, strict=True))) if (wanted := list(wanted)) else []
+
+
 def _sigmoid(logits: Any) -> Any:
     return 1 / (1 + np.exp(-logits))
 
@@ -104,17 +113,16 @@ def calibrated(quick: bool) -> tuple[float, float]:
 
 
 def planted(gain: float, noise: float, rows: int) -> float:
-    """How much the arm must see for that AUC gain: by bisection on worlds of many rows."""
-    low, high = 0.0, 1.0
-    for _ in range(9):
-        middle = (low + high) / 2
-        found = np.mean(
-            [world(800 + i, rows, 2, Dials(middle, noise), False).arms[1].auc_gain or 0 for i in range(2)]
-        ) - np.mean(
-            [world(800 + i, rows, 2, Dials(0.0, noise), False).arms[1].auc_gain or 0 for i in range(2)]
-        )
-        low, high = (middle, high) if found < gain else (low, middle)
-    return (low + high) / 2
+    """How much the arm must see for that AUC gain: by secants, on the same worlds with and without."""
+
+    def mean(seen: float) -> float:
+        worlds = [world(800 + i, rows, 2, Dials(seen, noise), False) for i in range(3)]
+        return float(np.mean([one.arms[1].auc_gain or 0 for one in worlds]))
+
+    nothing, seen = mean(0.0), 0.01
+    for _ in range(3):
+        seen *= gain / (mean(seen) - nothing)
+    return seen
 
 
 def outcome(evaluation: Evaluation, rows: int) -> str:
@@ -144,7 +152,7 @@ def false_verdicts(noise: float, worlds: int) -> dict[str, Any]:
     """Strength 0: how often each test and the verdict find something."""
     found: dict[str, Any] = {}
     for seeds in (3, 5):
-        arms = [world(10_000 * seeds + i, 12_000, seeds, Dials(0.0, noise)) for i in range(worlds)]
+        arms = several((10_000 * seeds + i, 12_000, seeds, Dials(0.0, noise), True) for i in range(worlds))
         tokens = [evaluation.arms[1] for evaluation in arms]
         named = {
             "subsets alone, p < 0.05": (sum((a.p_value or 0) < 0.05 for a in tokens), 0.05),
@@ -172,10 +180,8 @@ def power_curve(
     curve = []
     for gain, dial in seen.items():
         for rows in sizes:
-            said = Counter(
-                str(world(70_000 + i, rows, 5, Dials(dial, noise), False).arms[1].verdict)
-                for i in range(worlds)
-            )
+            made = several((70_000 + i, rows, 5, Dials(dial, noise), False) for i in range(worlds))
+            said = Counter(str(one.arms[1].verdict) for one in made)
             curve.append(
                 {"auc_gain": gain, "rows": rows, "seeds": 5, "worlds": worlds, "verdicts": dict(said)}
             )
@@ -183,25 +189,26 @@ def power_curve(
     return curve
 
 
-def plans(dial: float, noise: float, worlds: int, pilot: int) -> dict[str, Any]:
+def plans(dial: float, noise: float, worlds: int, pilot: int, seeds_of_pilot: int = 12) -> dict[str, Any]:
     """At the paper's gain: what a pilot asks for, and what is said with it and with a tenth of its rows."""
-    asked, given, tenth = [], Counter(), Counter()
-    too_much = 0
-    for i in range(worlds):
-        wanted = world(50_000 + i, pilot, 5, Dials(dial, noise), False).details[0].need
-        if wanted is None or wanted.rows is None or wanted.seeds is None or wanted.rows * wanted.seeds > MOST:
-            too_much += 1
-            continue
-        asked.append((wanted.rows, wanted.seeds))
-        full = world(60_000 + i, wanted.rows, wanted.seeds, Dials(dial, noise), False)
-        given[str(full.arms[1].verdict)] += 1
-        small = world(65_000 + i, max(wanted.rows // 10, 600), wanted.seeds, Dials(dial, noise), False)
-        tenth[str(small.arms[1].verdict)] += 1
-        print(asked[-1], full.arms[1].verdict, small.arms[1].verdict, flush=True)
+    dials = Dials(dial, noise)
+    pilots = several((50_000 + i, pilot, seeds_of_pilot, dials, False) for i in range(worlds))
+    needs = [one.details[0].need for one in pilots]
+    asked = [
+        (need.rows, need.seeds)
+        for need in needs
+        if need and need.rows and need.seeds and need.rows * need.seeds <= MOST
+    ]
+    too_much = worlds - len(asked)
+    full = several((60_000 + i, r, s, dials, False) for i, (r, s) in enumerate(asked))
+    small = several((65_000 + i, max(r // 10, 600), s, dials, False) for i, (r, s) in enumerate(asked))
+    given = Counter(str(one.arms[1].verdict) for one in full)
+    tenth = Counter(str(one.arms[1].verdict) for one in small)
+    print(asked, given, tenth, flush=True)
     rows, seeds = (sorted(column) for column in zip(*asked, strict=True)) if asked else ([0], [0])
     return {
         "auc_gain": PAPER_GAIN,
-        "pilot": {"rows": pilot, "seeds": 5},
+        "pilot": {"rows": pilot, "seeds": seeds_of_pilot},
         "worlds": worlds,
         "asked_too_much_to_simulate": too_much,
         "asked_rows": {"least": rows[0], "median": rows[len(rows) // 2], "most": rows[-1]},
@@ -259,10 +266,10 @@ def main() -> None:
         },
         "false_verdicts": false_verdicts(noise, 8 if quick else 200),
         "power_curve": power_curve(
-            seen, noise, [6_000] if quick else [12_000, 48_000, 192_000], 4 if quick else 20
+            seen, noise, [6_000] if quick else [12_000, 48_000, 192_000], 4 if quick else 12
         ),
-        "plans": plans(seen[PAPER_GAIN], noise, 1 if quick else 40, 12_000 if quick else 48_000),
-        "end_to_end": end_to_end(0 if quick else 8),
+        "plans": plans(seen[PAPER_GAIN], noise, 2 if quick else 24, 12_000 if quick else 48_000),
+        "end_to_end": end_to_end(1 if quick else 8),
     }
     figures["seconds"] = round(time.monotonic() - began, 1)
     print(json.dumps(figures, indent=1))

@@ -25,6 +25,9 @@ SECTIONS = (
     ("gate", "understand/gate_settings.py", "GateConfig"),
     ("tokenizers.LETTER", "represent/tokenizers.py", "TokenizerConfig"),
     ("profiles", "represent/profiles.py", "ProfileConfig"),
+    ("vectors", "rivals.py", "VectorsConfig"),
+    ("vectors.semantic", "represent/semantic_ids.py", "SemanticIdConfig"),
+    ("vectors.word2vec", "represent/word2vec.py", "Word2VecConfig"),
     ("ranker", "rank/settings.py", "RankerConfig"),
     ("evidence", "settings.py", "EvidenceConfig"),
 )

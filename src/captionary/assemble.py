@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captionary.evidence.placebo import make_placebo
-from captionary.pipeline import Stages, split_of
+from captionary.pipeline import Stages, split_of, training_items
 from captionary.rank.data import RankingData
 from captionary.rank.features import FeatureSet
 from captionary.represent.jagged import Jagged
 from captionary.represent.tables import read_item_tokens, read_profiles
 from captionary.represent.tokenizers import load_tokenizer
 from captionary.represent.vectors import Whitening
+from captionary.rivals import read_semantic, read_sentence, read_token_vectors
 
 __all__ = [
     "evaluation_rows",
@@ -72,7 +73,16 @@ def with_features(stages: Stages, shared: RankingData, features: FeatureSet) -> 
     if features.profiles:
         built = read_profiles(profile_folder(stages.profiles.folder, features.profiles))[1]
         profiles = {features.profiles: {event: profile.lists for event, profile in built.items()}}
-    return dataclasses.replace(shared, item_tokens=tokens, profiles=profiles)
+    assert stages.tokens is not None
+    vectors, learnt, folder = {}, {}, stages.tokens.folder
+    if "sentence" in features.vectors:
+        shown = np.unique(shared.item[shared.train])
+        vectors["sentence"] = read_sentence(folder, shown, stages.config.vectors.sentence_dimensions)
+    if features.token_vectors:
+        learnt[features.token_vectors] = read_token_vectors(folder, features.token_vectors)
+    return dataclasses.replace(
+        shared, item_tokens=tokens, profiles=profiles, vectors=vectors, token_vectors=learnt
+    )
 
 
 def training_rows(stages: Stages, impressions: pa.Table) -> npt.NDArray[np.int64]:
@@ -96,6 +106,8 @@ def item_tokens(stages: Stages, key: str) -> tuple[Jagged, npt.NDArray[np.float3
     A placebo's frequencies are those of its own lists, over all items: they know of no real caption.
     """
     assert stages.tokens is not None
+    if key == "semantic":
+        return read_semantic(stages.tokens.folder, training_items(stages.config, stages.dataset))
     letter, kind, draw = (*key.split(":"), "", "")[:3]
     folder = stages.tokens.folder / letter
     tokenizer = load_tokenizer(folder)

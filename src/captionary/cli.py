@@ -14,12 +14,15 @@ from captionary import __version__
 from captionary.commands.adapt import adapt
 from captionary.commands.captioner import captioner
 from captionary.commands.captions import captions
+from captionary.commands.export_features import export_features
 from captionary.commands.gate import gate
 from captionary.commands.leakage import leakage as test_leakage
 from captionary.commands.pretrain import pretrain
 from captionary.commands.prompts import prompts
+from captionary.commands.report import report
 from captionary.commands.sounds import sounds
 from captionary.commands.tokenizers import tokenizers
+from captionary.commands.vectors import vectors
 from captionary.errors import CaptionaryError, bad_value, nearest
 
 __all__ = ["main"]
@@ -130,7 +133,7 @@ def data(name: str, source: Path | None, out: Path, seed: int) -> None:
 
 captioner.add_command(adapt)
 captioner.add_command(pretrain)
-for group in (captioner, captions, gate, prompts, sounds, tokenizers):
+for group in (captioner, captions, export_features, gate, prompts, report, sounds, tokenizers, vectors):
     cli.add_command(group)
 
 

@@ -65,6 +65,7 @@ class Stages(NamedTuple):
             tokens=self.tokens.facts["letters"],
             profiles=self.tokens.facts["letters"][:1] if self.dataset.spec.event_types else [],
             placebos=self.config.evidence.placebos,
+            rivals=self.config.evidence.rivals,
             on_visual=self.config.evidence.on_visual,
         )
 
@@ -197,7 +198,8 @@ def _tokenize(stages: Stages) -> Stage:
         split=split_of(config, dataset),
         tokenizers={letter: to_mapping(chosen) for letter, chosen in config.tokenizers.items()},
         lends=config.gate.lends,
-        code=code_version("represent", "understand/gate_lookalike.py"),
+        rivals=(config.evidence.rivals, to_mapping(config.vectors)) if config.evidence.rivals else None,
+        code=code_version("represent", "rivals.py", "understand/gate_lookalike.py"),
     )
 
     def work(out: Path) -> Mapping[str, Any]:
@@ -223,6 +225,19 @@ def _tokenize(stages: Stages) -> Stage:
                 "fingerprint": tokenizer.fingerprint(),
                 "tokens_per_item": round(float(tokens.lengths[tokens.lengths > 0].mean()), 2),
             }
+        if facts["letters"] and config.evidence.rivals:
+            from captionary.rivals import write_rivals
+
+            facts["rivals"] = write_rivals(
+                config.evidence.rivals,
+                config.vectors,
+                captions=captions.folder,
+                tokens=out,
+                letter=facts["letters"][0],
+                known=known,
+                base=config.data.path or Path(),
+                cache=config.runs / "sentences",
+            )
         return facts
 
     return run_stage(config.folder / "tokens", expected, work)
@@ -249,6 +264,7 @@ def _profile(stages: Stages) -> Stage:
         tokens=tokens.fingerprint,
         profiles=to_mapping(config.profiles),
         placebos=[*config.evidence.placebos, config.evidence.seed, config.evidence.seeds],
+        rivals=config.evidence.rivals,
         code=code_version("represent", "evidence/placebo.py"),
     )
 
@@ -272,6 +288,8 @@ def _profile(stages: Stages) -> Stage:
             for kind in config.evidence.placebos
             for seed in range(config.evidence.seeds if kind != "constant" else 1)
         ]
+        if keys and "semantic" in config.evidence.rivals:
+            keys.append("semantic")
         for key in keys:
             listed, idf = item_tokens(stages, key)
             built = build_profiles(events, impressions, items, listed, chosen, idf)
@@ -313,7 +331,7 @@ def _evidence(stages: Stages) -> Stage:
         name=config.name,
         evidence=to_mapping(config.evidence),
         curve=_text(config.folder / "gate-curve.json"),
-        code=code_version("evidence", "assemble.py", "reporting.py"),
+        code=code_version("evidence", "rank", "assemble.py", "reporting.py", "weighing.py"),
     )
 
     def work(out: Path) -> Mapping[str, Any]:

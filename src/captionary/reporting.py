@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -20,15 +21,18 @@ import pyarrow.parquet as pq
 from captionary import __version__
 from captionary.assemble import evaluation_rows, profile_folder
 from captionary.config import to_mapping
+from captionary.evidence.budget import BudgetCurve
 from captionary.evidence.cards import ItemCard, ProfileCard
 from captionary.evidence.evaluate import evaluate
 from captionary.evidence.report import write_report
-from captionary.evidence.result import CaptionCounts, RunInfo
+from captionary.evidence.result import CaptionCounts, Evidence, RunInfo
+from captionary.evidence.sections import Sections
 from captionary.evidence.verdict import conclude
 from captionary.pipeline import Stages, split_of
 from captionary.represent.tables import read_item_tokens, read_profiles
 from captionary.represent.tokenizers import load_tokenizer
 from captionary.training import arm_folder
+from captionary.weighing import calibration_of_run, cost_of_run, history_of_run, importance_of_run
 
 __all__ = ["write_evidence"]
 
@@ -60,8 +64,31 @@ def write_evidence(stages: Stages, out: Path) -> Mapping[str, Any]:
     evidence = conclude(
         evaluation, run=_run_info(stages, len(rows)), captions=_counts(stages), left_out=arms.left_out
     )
-    write_report(evidence, out, _item_cards(stages), _profile_cards(stages, rows))
+    write_report(
+        evidence, out, _item_cards(stages), _profile_cards(stages, rows), _sections(stages, evidence)
+    )
     return {"outcome": evidence.outcome, "verdict": evidence.verdict}
+
+
+def _sections(stages: Stages, evidence: Evidence) -> Sections:
+    """What the report says beside the comparison: importance, cost, calibration, gain against budget, failures."""
+    config = stages.config
+    headline = evidence.headline_arm
+    gain = headline.auc_gain if evidence.outcome == "gain" and headline is not None else None
+    curve = config.folder / "gate-curve.json"
+    return Sections(
+        importance=(
+            importance_of_run(stages, repeats=config.evidence.importance)
+            if config.evidence.importance
+            else None
+        ),
+        cost=cost_of_run(stages, gain=gain, requests=config.evidence.requests),
+        calibration=calibration_of_run(stages),
+        history=history_of_run(stages),
+        budget=(
+            BudgetCurve.from_dict(json.loads(curve.read_text(encoding="utf-8"))) if curve.exists() else None
+        ),
+    )
 
 
 class _Predictions(Mapping[str, npt.NDArray[np.float32]]):

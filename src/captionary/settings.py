@@ -9,11 +9,12 @@ from pathlib import Path
 
 from captionary.config import from_mapping, load_yaml
 from captionary.errors import bad_value
-from captionary.evidence.arms import PLACEBOS, PlaceboKind
+from captionary.evidence.arms import PLACEBOS, RIVALS, PlaceboKind, RivalKind
 from captionary.rank.settings import RankerConfig
 from captionary.represent.normalize import NORMALIZER_STEPS
 from captionary.represent.profiles import ProfileConfig
 from captionary.represent.tokenizers import TokenizerConfig
+from captionary.rivals import VectorsConfig
 from captionary.understand.captioner import CaptionerConfig
 from captionary.understand.gate_settings import GateConfig
 from captionary.understand.media_settings import MediaConfig
@@ -50,17 +51,32 @@ class EvidenceConfig:
     """Captions on top of the visual vector, as in the paper; false: on ids alone, beside it, as its rivals."""
     placebos: tuple[PlaceboKind, ...] = PLACEBOS
     """Placebo arms to run beside the real ones."""
+    rivals: tuple[RivalKind, ...] = ()
+    """Other ways to use the same media and captions to run beside them, see docs/vectors.md."""
     deals: int = 199
     """With a split that holds items out: how often captions are dealt anew among them, >= 0; 0 leaves the test out."""
     seed: int = 0
     """Deals users into subsets and draws the placebos."""
     cards: int = 12
     """Items shown in the report, >= 0."""
+    importance: int = 3
+    """How often each feature is shuffled for its importance, >= 0; 0 leaves it out."""
+    requests: int = 50
+    """Requests an arm is timed on, >= 0; 0 leaves serving out."""
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("subsets", 2), ("deals", 0), ("cards", 0)):
+        for name, least in (
+            ("seeds", 1),
+            ("subsets", 2),
+            ("deals", 0),
+            ("cards", 0),
+            ("importance", 0),
+            ("requests", 0),
+        ):
             if getattr(self, name) < least:
                 raise bad_value(name, getattr(self, name), f">= {least}")
+        if self.requests == 1:
+            raise bad_value("requests", self.requests, "0, or >= 2 to have a spread")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +106,7 @@ class RunConfig:
         }
     )
     """Letter → tokenizer; the first carries profiles and placebos."""
+    vectors: VectorsConfig = field(default_factory=VectorsConfig)
     profiles: ProfileConfig = field(default_factory=ProfileConfig)
     ranker: RankerConfig = field(default_factory=RankerConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
@@ -107,7 +124,7 @@ class RunConfig:
         if self.data.world is not None and self.split not in (None, "time"):
             raise bad_value("split", self.split, "time, the only split of a simulated world")
         for letter in self.tokenizers:
-            if not letter.isalnum():
+            if not letter.isalnum() or letter in RIVALS:
                 raise bad_value("tokenizer", letter, "named by letters and digits, such as A")
 
     @property

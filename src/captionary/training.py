@@ -68,11 +68,18 @@ def _fingerprint(stages: Stages, arm: Arm, seed: int) -> str:
         tokens=stages.tokens.fingerprint if arm.captions else None,
         placebo=(arm.placebo, stages.config.evidence.seed) if arm.placebo else None,
         features=arm.features(),
-        ranker=to_mapping(stages.config.ranker),
+        ranker=to_mapping(_ranker(stages, arm)),
+        sentence_dimensions=stages.config.vectors.sentence_dimensions if arm.vectors else None,
         seed=seed,
         deals=(_deals(stages, arm), stages.config.evidence.seed),
         code=code_version(
-            "rank", "represent", "assemble.py", "evidence/placebo.py", "evidence/deal.py", "training.py"
+            "rank",
+            "represent",
+            "rivals.py",
+            "assemble.py",
+            "evidence/placebo.py",
+            "evidence/deal.py",
+            "training.py",
         ),
     )
 
@@ -152,13 +159,19 @@ def _deals(stages: Stages, arm: Arm) -> int:
     return stages.config.evidence.deals if dealt else 0
 
 
-def _order(stages: Stages, rows: int) -> RankerConfig:
-    """The ranker's config; where timestamps are no time, rows are shuffled whole.
+def _ranker(stages: Stages, arm: Arm) -> RankerConfig:
+    """The ranker's config in one arm."""
+    ranker = stages.config.ranker
+    return ranker if arm.token_table is None else replace(ranker, token_table=arm.token_table)
+
+
+def _order(stages: Stages, arm: Arm, rows: int) -> RankerConfig:
+    """The arm's ranker config; where timestamps are no time, rows are shuffled whole.
 
     Ranks within users put everyone's first impressions first and leave only the most active users for the end, to whom
     a ranker that learns in that order then bends.
     """
-    ranker = stages.config.ranker
+    ranker = _ranker(stages, arm)
     return ranker if stages.dataset.spec.clock == "time" else replace(ranker, shuffle_window=rows)
 
 
@@ -172,7 +185,7 @@ def _train(arm: Arm, seed: int, expected: str) -> Stage:
 
     def work(out: Path) -> Mapping[str, Any]:
         data = _data(features)
-        trained = train_ranker(data, features, _order(_stages, len(data.train)), seed)
+        trained = train_ranker(data, features, _order(_stages, arm, len(data.train)), seed)
         np.save(out / "predictions.npy", predict(trained.model, data, features))
         save_ranker(trained.model, out / "ranker")
         if deals := _deals(_stages, arm):

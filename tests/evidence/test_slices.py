@@ -38,7 +38,7 @@ def test_rows_fall_where_their_history_puts_them() -> None:
 
 def test_what_is_not_known_makes_no_slice() -> None:
     assert slices_by_history() == ()
-    assert [s.name for s in slices_by_history(item_exposure=np.zeros(3, int))][0] == "cold items"
+    assert slices_by_history(item_exposure=np.zeros(3, int))[0].name == "cold items"
     with pytest.raises(CaptionaryError, match="shapes of slices"):
         slices_by_history(item_exposure=np.zeros(3, int), user_exposure=np.zeros(4, int))
 

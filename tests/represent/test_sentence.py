@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_vector_is_the_mean_over_the_texts_tokens_at_length_one(folder: Path) -> None:
-    vectors = SentenceModel(folder, batch_size=2, device="cpu").embed(TEXTS)
+    vectors = SentenceModel(folder, batch_size=3, device="cpu").embed(TEXTS)
     model, tokenizer = (
         BertModel.from_pretrained(folder).eval(),
         PreTrainedTokenizerFast.from_pretrained(folder),

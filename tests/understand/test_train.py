@@ -8,9 +8,9 @@ from PIL import Image
 
 from captionary.errors import CaptionaryError
 from captionary.understand.encoder import EfficientNetLite0, pretrained_encoder, to_pixels
-from captionary.understand.mmllm import MultimodalConfig
+from captionary.understand.mmllm import MultimodalConfig, MultimodalLLM
 from captionary.understand.scores import caption_scores, scene_recall
-from captionary.understand.train import TrainingConfig, train_captioner, train_tokenizer
+from captionary.understand.train import TrainingConfig, _criticise, train_captioner, train_tokenizer
 from captionary.understand.training_data import CaptionSet, encode_features, photos, scenes
 
 
@@ -90,6 +90,46 @@ def test_training_resumes_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyP
     grid = torch.from_numpy(np.load(out / "features" / f"{data.name}.npy").astype(np.float32))
     with torch.inference_mode():
         assert float(trained.loss(trained.encoder.upper(grid), ids)) < 2.5  # from ln 120 = 4.8 at first
+
+
+def test_self_critical_learning_raises_the_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a model that has half learnt six scenes: its own draws agree better with the references afterwards."""
+    monkeypatch.setattr("captionary.understand.train.pretrained_encoder", lambda: EfficientNetLite0().eval())
+    torch.manual_seed(3)
+    data = scenes(6, seed=5, captions=3)
+    model = MultimodalConfig(
+        vocabulary_size=200, queries=4, qformer_width=32, qformer_layers=1, qformer_heads=2,
+        decoder_width=32, decoder_layers=1, decoder_heads=2, decoder_mlp=48, max_length=60,
+    )  # fmt: skip
+    config = TrainingConfig(
+        model=model, pictures=(6,), captions=(3,), dropout=0.0, smoothing=0.0, warmup=5, learning_rate=5e-3,
+        steps=150, self_critical=2 / 3, self_critical_rate=0.3, likelihood=0.0, samples=6,
+    )  # fmt: skip
+    train_captioner([[data]], tmp_path, config)
+    log = [line.split() for line in (tmp_path / "train.log").read_text().splitlines()]
+    assert [line[1] for line in log] == ["50", "100", "150"]
+    assert "reward" not in log[0]
+    first, last = (float(line[-1]) for line in log[1:])
+    assert last > 1.2 * first > 0
+
+
+def test_a_draw_gains_what_it_is_better_than_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewards 3, 0, 0 of one picture: the first gains 3 - (0 + 0) / 2, the others lose (3 + 0) / 2."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["a dog", "a cat", "one bird"] * 3, 60)
+    sizes = MultimodalConfig(
+        vocabulary_size=60, queries=2, qformer_width=16, qformer_layers=1, qformer_heads=2,
+        decoder_width=16, decoder_layers=1, decoder_heads=2, decoder_mlp=24, max_length=50,
+    )  # fmt: skip
+    model = MultimodalLLM(sizes, tokenizer)
+    scores = iter([3.0, 0.0, 0.0])
+    reward = type("Reward", (), {"score": lambda self, caption, row: next(scores)})()
+    fine = torch.randn(1, *model.encoder.fine_shape)
+    lines, gains, mean = _criticise(model, reward, fine, np.array([0]), 3)
+    assert gains.tolist() == [[3 - (0 + 0) / 2, 0 - (3 + 0) / 2, 0 - (3 + 0) / 2]]
+    assert mean == pytest.approx(1.0)
+    assert [len(group) for group in lines] == [3]
+    assert model.training
 
 
 @pytest.mark.parametrize(("key", "value"), [("steps", 0), ("dropout", 1.0), ("captions", (1,))])

@@ -203,7 +203,7 @@ def measure(
             entropy = loss.normalized_entropy
             whole[:, seed, task] = auc[-1], entropy[-1], loss.calibration[-1]
             parts[0, seed, :, task], parts[1, seed, :, task] = auc[:-1], entropy[:-1]
-    return Measured(*whole, *parts, len(labels))
+    return Measured(whole[0], whole[1], whole[2], parts[0], parts[1], len(labels))
 
 
 def compare(

@@ -36,7 +36,10 @@ class Pairs(NamedTuple):
         """AUC of each group and of all rows, [G + 1]; ``nan`` where one class is missing."""
         possible = self.positives.astype(np.float64) * self.negatives
         known = (self.positives > 0) & (self.negatives > 0)
-        return np.divide(self.twice_won / 2, possible, out=np.full(len(possible), np.nan), where=known)
+        shares: Floats = np.divide(
+            self.twice_won / 2, possible, out=np.full(len(possible), np.nan), where=known
+        )
+        return shares
 
 
 class Losses(NamedTuple):
@@ -104,9 +107,9 @@ def pairs(
         count: number of groups G.
         weights: >= 0, [N]; None: each row counts 1.
     """
-    codes = positive.astype(np.int64 if count >= 2**30 else np.int32)
+    codes: npt.NDArray[Any] = positive.astype(np.int64 if count >= 2**30 else np.int32)
     if groups is not None:
-        codes += 2 * groups.astype(codes.dtype)
+        codes = codes + 2 * groups.astype(codes.dtype)
     size, kind = max(count, 1), np.int64 if weights is None else np.float64
     table = np.zeros((5, size + 1), dtype=kind)
     given = np.ones(1, dtype=kind) if weights is None else weights

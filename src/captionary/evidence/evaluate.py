@@ -302,15 +302,12 @@ def _oracle(
         raise bad_value("shape of truth", str(truth.shape), f"that of the labels, {labels.shape}")
     known = [t for t in range(len(tasks)) if not np.isnan(truth[:, t]).any()]
     one_subset = np.zeros(len(labels), dtype=np.int64)
-    picked = Measured(*(values[..., known] for values in baseline[:5]))
     there = None if mask is None else mask[:, known]
     measured = measure(labels[:, known], truth[None][:, :, known], one_subset, weights, there)
     # The oracle is no training, so it has no seeds to pair: it meets the mean of the baseline's.
-    mean = picked._replace(
-        auc=picked.auc.mean(axis=0, keepdims=True),
-        ne=picked.ne.mean(axis=0, keepdims=True),
-        subset_auc=measured.subset_auc,
-        subset_ne=measured.subset_ne,
+    mean = measured._replace(
+        auc=baseline.auc[:, known].mean(axis=0, keepdims=True),
+        ne=baseline.ne[:, known].mean(axis=0, keepdims=True),
     )
     comparison = compare(measured, mean, target=1.0)
     auc: PerTask = dict.fromkeys(tasks)

@@ -241,5 +241,5 @@ def _upper(freedom: float, assurance: float) -> float:
 
 def _round(rows: int) -> int:
     """Two digits, upwards: 337,214 → 340,000."""
-    unit = 10 ** max(len(str(rows)) - 2, 0)
+    unit: int = 10 ** max(len(str(rows)) - 2, 0)
     return math.ceil(rows / unit) * unit

@@ -252,6 +252,6 @@ def _merged(
 
 def _logit(probabilities: Probabilities, kind: npt.DTypeLike) -> Floats:
     """The logit, probabilities kept from 0 and 1 by the machine epsilon of their type."""
-    epsilon = float(np.finfo(kind).eps)  # type: ignore[arg-type]
+    epsilon = float(np.finfo(kind).eps)
     kept = np.clip(probabilities.astype(np.float64), epsilon, 1 - epsilon)
     return np.asarray(special.logit(kept), dtype=np.float64)

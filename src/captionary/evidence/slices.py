@@ -244,4 +244,4 @@ def _padded(measured: Measured, enough: Flags, subsets: int) -> Measured:
     parts = np.full((2, seeds, subsets, tasks), np.nan)
     seen = measured.subset_auc.shape[1]
     parts[:, :, :seen, enough] = np.stack(measured[3:5])
-    return Measured(*whole, *parts, measured.rows)
+    return Measured(whole[0], whole[1], whole[2], parts[0], parts[1], measured.rows)

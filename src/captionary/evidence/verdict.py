@@ -162,9 +162,8 @@ def _need(evaluation: Evaluation, arm: ArmResult) -> list[str]:
     plan = detail.need
     size = percent(plan.target, sign=False)
     if plan.enough:
-        return [
-            f"A gain of {size} would have been found at this size, {percent(plan.power, sign=False, digits=0)} of the time."
-        ]
+        often = percent(plan.power, sign=False, digits=0)
+        return [f"At this size, a gain of {size} would have been found {often} of the time."]
     return [f"Cannot tell at this size: a gain of {size} {plan.words}."]
 
 

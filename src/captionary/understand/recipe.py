@@ -22,7 +22,7 @@ from captionary.understand.train import TrainingConfig, train_captioner
 from captionary.understand.training_data import CaptionSet, photos
 from captionary.understand.training_data import scenes as scene_set
 
-__all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "CaptionerScore", "make_builtin", "score"]
+__all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "CaptionerScore", "make_builtin", "publish", "score"]
 
 TRAINING_SEED = 101
 """Seed of the first half of the scenes that the built-in captioner was trained on; the second half has the next."""
@@ -95,22 +95,52 @@ def make_builtin(
         [scene_set(scenes - half, TRAINING_SEED), scene_set(half, TRAINING_SEED + 1)],
     ]
     model = train_captioner(sets, out, config, None if start is None else MultimodalLLM.load(start))
+    history = f"{minutes:g} minutes on one CPU thread" + (
+        f", from the weights of `{start.name}`" if start else ""
+    )
+    return publish(
+        model, photo_folder, out, config, scenes=scenes, photographs=sets[0][0].rows, history=history
+    )
+
+
+def publish(
+    model: MultimodalLLM,
+    photo_folder: Path,
+    out: Path,
+    config: TrainingConfig,
+    *,
+    scenes: int,
+    photographs: int,
+    history: str,
+) -> CaptionerScore:
+    """Score a trained captioner and write ``out/checkpoint`` with its model card.
+
+    Args:
+        model: the trained model.
+        photo_folder: its val photographs are scored on.
+        out: work folder.
+        config: what it was trained with.
+        scenes: world scenes that it was trained on.
+        photographs: photographs that it was trained on.
+        history: how long and from what, in words, for the card.
+    """
     folder = out / "checkpoint"
     model.save(folder, "")
     scored = score(BuiltinCaptioner(threads=1, checkpoint=folder), photo_folder)
     facts = {
         "version": __version__,
         "trained_at": datetime.now(UTC).date().isoformat(),
-        "photographs": sets[0][0].rows,
+        "photographs": photographs,
         "scenes": scenes,
+        "history": history,
         "training": asdict(config),
         "scores": {"scenes": scored.scenes._asdict(), "photos": scored.photos and scored.photos._asdict()},
     }
     words = {
-        "photographs": f"{sets[0][0].rows:,}",
+        "photographs": f"{photographs:,}",
         "folder": photo_folder.name,
         "scenes": f"{scenes:,}",
-        "minutes": f"{minutes:g}",
+        "history": history,
         "scores": scored.to_markdown(),
         "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}",
         "date": str(facts["trained_at"]),

@@ -58,14 +58,14 @@ class TrainingConfig:
     """Wall-clock budget; the cosine schedule ends with it, or with `steps`, whichever comes first."""
     steps: int = 100_000
     """Optimiser steps at most."""
-    pictures: tuple[int, ...] = (20, 64)
+    pictures: tuple[int, ...] = (24, 40)
     """Pictures a step from each set, photographs first."""
     captions: tuple[int, ...] = (5, 1)
     """Captions a picture, drawn anew each step."""
     learning_rate: float = 4e-4
     encoder_rate: float = 0.15
     """Learning rate of the encoder's upper stages, as a share of the rest's; 0 keeps them as they are."""
-    self_critical: float = 0.45
+    self_critical: float = 0.5
     """Share of the budget, at its end, for the self-critical phase, 0 to 1."""
     self_critical_rate: float = 0.15
     """Learning rate of that phase, as a share of `learning_rate`."""
