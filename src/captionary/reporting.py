@@ -23,7 +23,7 @@ from captionary.assemble import evaluation_rows, profile_folder
 from captionary.config import to_mapping
 from captionary.evidence.budget import BudgetCurve
 from captionary.evidence.cards import ItemCard, ProfileCard
-from captionary.evidence.evaluate import evaluate
+from captionary.evidence.evaluate import Evaluation, evaluate
 from captionary.evidence.report import write_report
 from captionary.evidence.result import CaptionCounts, Evidence, RunInfo
 from captionary.evidence.sections import Sections
@@ -32,7 +32,13 @@ from captionary.pipeline import Stages, split_of
 from captionary.represent.tables import read_item_tokens, read_profiles
 from captionary.represent.tokenizers import load_tokenizer
 from captionary.training import arm_folder
-from captionary.weighing import calibration_of_run, cost_of_run, history_of_run, importance_of_run
+from captionary.weighing import (
+    calibration_of_run,
+    cost_of_run,
+    history_of_run,
+    importance_of_run,
+    slices_of_run,
+)
 
 __all__ = ["write_evidence"]
 
@@ -60,17 +66,22 @@ def write_evidence(stages: Stages, out: Path) -> Mapping[str, Any]:
         seed=config.evidence.seed,
         samples_per_second=stages.rankers.facts["samples_per_second"],
         dealt=_dealt(stages),
+        slices=slices_of_run(stages, rows),
     )
     evidence = conclude(
         evaluation, run=_run_info(stages, len(rows)), captions=_counts(stages), left_out=arms.left_out
     )
     write_report(
-        evidence, out, _item_cards(stages), _profile_cards(stages, rows), _sections(stages, evidence)
+        evidence,
+        out,
+        _item_cards(stages),
+        _profile_cards(stages, rows),
+        _sections(stages, evaluation, evidence),
     )
     return {"outcome": evidence.outcome, "verdict": evidence.verdict}
 
 
-def _sections(stages: Stages, evidence: Evidence) -> Sections:
+def _sections(stages: Stages, evaluation: Evaluation, evidence: Evidence) -> Sections:
     """What the report says beside the comparison: importance, cost, calibration, gain against budget, failures."""
     config = stages.config
     headline = evidence.headline_arm
@@ -83,12 +94,18 @@ def _sections(stages: Stages, evidence: Evidence) -> Sections:
             else None
         ),
         cost=cost_of_run(stages, gain=gain, requests=config.evidence.requests),
+        slices=_slices(evaluation, headline.name if headline is not None else ""),
         calibration=calibration_of_run(stages),
         history=history_of_run(stages),
         budget=(
             BudgetCurve.from_dict(json.loads(curve.read_text(encoding="utf-8"))) if curve.exists() else None
         ),
     )
+
+
+def _slices(evaluation: Evaluation, arm: str) -> list[dict[str, Any]]:
+    detail = evaluation.detail(arm) if arm else None
+    return [] if detail is None else [one.to_dict() for one in detail.slices]
 
 
 class _Predictions(Mapping[str, npt.NDArray[np.float32]]):

@@ -16,6 +16,7 @@ from captionary.evidence.calibration import CalibrationCurve, calibration_curve
 from captionary.evidence.cost import Cost, caption_cost, cost_of
 from captionary.evidence.permute import columns_of, groups_of
 from captionary.evidence.sections import Happening
+from captionary.evidence.slices import Slice, slices_by_history
 from captionary.pipeline import Stages
 from captionary.training import arm_folder
 
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from captionary.rank.data import RankingData
     from captionary.rank.features import FeatureSet
 
-__all__ = ["calibration_of_run", "cost_of_run", "history_of_run", "importance_of_run", "lacking"]
+__all__ = [
+    "calibration_of_run",
+    "cost_of_run",
+    "history_of_run",
+    "importance_of_run",
+    "lacking",
+    "slices_of_run",
+]
 
 
 def importance_of_run(
@@ -148,6 +156,33 @@ def cost_of_run(
         **(prices or {}),
     )
     return cost_of(stages.arms.baseline.name, measured, captions=captions if captions.items else None)
+
+
+def slices_of_run(stages: Stages, rows: npt.NDArray[np.int64]) -> tuple[Slice, ...]:
+    """Cold, tail and head items, new users, short and long profiles, captioned or not: slices of impressions `rows`."""
+    import pyarrow.parquet as pq
+
+    assert stages.captions is not None
+    shared = ranking_data(stages)
+    item_shown = np.bincount(shared.item[shared.train], minlength=int(shared.item.max()) + 1)
+    user_shown = np.bincount(shared.user[shared.train], minlength=int(shared.user.max()) + 1)
+    status = pq.read_table(stages.captions.folder / "captions.parquet", columns=["status"])["status"]
+    told = np.array([one == "ok" for one in status.to_pylist()])
+    with_profiles = next((arm for arm in stages.arms.arms if arm.profiles and not arm.placebo), None)
+    lengths = None
+    if with_profiles is not None:
+        from captionary.rank.features import FeatureSet
+
+        data = with_features(stages, shared, FeatureSet(**with_profiles.features()))
+        lists = next(iter(data.profiles.values())).values()
+        lengths = np.sum([each.lengths[rows] for each in lists], axis=0)
+    return slices_by_history(
+        item_exposure=item_shown[shared.item[rows]],
+        item=shared.item[rows],
+        user_exposure=user_shown[shared.user[rows]],
+        profile_length=lengths,
+        captioned=told[shared.item[rows]] if told.any() else None,
+    )
 
 
 def calibration_of_run(stages: Stages, *, bins: int = 10) -> list[CalibrationCurve]:
