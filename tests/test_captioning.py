@@ -1,4 +1,4 @@
-"""The caption stage of a run over a catalogue with a picture, a film, an animation, a sound and what is none of these."""
+"""The caption stage of a run, over a catalogue with a picture, a film, a loop, a sound and what is none of these."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -130,7 +130,7 @@ def test_a_second_run_decodes_and_captions_nothing(
 
 
 def test_all_entries_and_the_title_can_join_the_descriptor(catalogue: Path, tmp_path: Path) -> None:
-    rows, captioner = captioned(
+    rows, _ = captioned(
         catalogue, tmp_path, media=MediaConfig(entries="all"), signals=SignalsConfig(title=True, sounds="")
     )
     assert rows[0]["views"] == 2
