@@ -232,8 +232,10 @@ class _Writer:
 
     def _append(self, path: Path, table: pa.Table) -> None:
         if path not in self._files:
-            # Shares and numbers hardly repeat: a dictionary would cost time and save nothing.
-            self._files[path] = pq.ParquetWriter(path, table.schema, compression="lz4", use_dictionary=False)
+            # Shares and numbers hardly repeat: dictionaries, statistics and compression cost time and save little.
+            self._files[path] = pq.ParquetWriter(
+                path, table.schema, compression="none", use_dictionary=False, write_statistics=False
+            )
         self._files[path].write_table(table)
 
 
