@@ -28,6 +28,7 @@ SECTIONS = (
     ("vectors", "rivals.py", "VectorsConfig"),
     ("vectors.semantic", "represent/semantic_ids.py", "SemanticIdConfig"),
     ("vectors.word2vec", "represent/word2vec.py", "Word2VecConfig"),
+    ("engine", "settings.py", "EngineConfig"),
     ("ranker", "rank/settings.py", "RankerConfig"),
     ("evidence", "settings.py", "EvidenceConfig"),
 )

@@ -245,7 +245,7 @@ def _digest(path: Path) -> str:
 
 
 def _engine(config: RunConfig, base: Path) -> Any:
-    if config.media.engine == "local" or config.captioner.source.startswith("import:"):
+    if config.engine.kind == "local" or config.captioner.source.startswith("import:"):
         return None
     from functools import partial
 
@@ -254,7 +254,7 @@ def _engine(config: RunConfig, base: Path) -> Any:
 
     return RayEngine(
         load=partial(load_captioner, config.captioner, base.resolve()),  # type: ignore[arg-type]
-        actors=config.media.actors,
-        gpus_per_actor=config.media.gpus_per_actor,
-        address=config.media.address,
+        actors=config.engine.actors,
+        gpus_per_actor=config.engine.gpus_per_actor,
+        address=config.engine.address,
     )

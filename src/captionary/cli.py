@@ -28,6 +28,9 @@ from captionary.errors import CaptionaryError, bad_value, nearest
 __all__ = ["main"]
 
 _PATH = click.Path(path_type=Path)
+_ENGINE = click.option(
+    "--engine", type=click.Choice(["local", "ray"]), help="Where it runs; default: as the config says."
+)
 
 
 class _Verbs(click.Group):
@@ -54,24 +57,39 @@ def _stage_verb(name: str, help_: str) -> None:
         _run(config, name)
 
 
-def _run(config: Path, last: str, *, force: bool = False, only_missing: bool = False) -> None:
+def _run(
+    config: Path, last: str, *, force: bool = False, only_missing: bool = False, engine: str | None = None
+) -> None:
+    import dataclasses
+
     from captionary.pipeline import run
     from captionary.settings import load_run
 
-    run(load_run(config), last=last, force=force, only_missing=only_missing)
+    chosen = load_run(config)
+    if engine is not None:
+        chosen = dataclasses.replace(chosen, engine=dataclasses.replace(chosen.engine, kind=engine))  # type: ignore[arg-type]
+    run(chosen, last=last, force=force, only_missing=only_missing)
 
 
 @cli.command("caption")
 @click.argument("config", type=_PATH)
 @click.option("--force", is_flag=True, help="Caption again what has a caption already.")
 @click.option("--only-missing", is_flag=True, help="Take other captioners' captions where there are some.")
-def caption(config: Path, force: bool, only_missing: bool) -> None:
+@_ENGINE
+def caption(config: Path, force: bool, only_missing: bool, engine: str | None) -> None:
     """Caption the items of CONFIG's data set; nothing is captioned twice."""
-    _run(config, "caption", force=force, only_missing=only_missing)
+    _run(config, "caption", force=force, only_missing=only_missing, engine=engine)
+
+
+@cli.command("profile")
+@click.argument("config", type=_PATH)
+@_ENGINE
+def profile(config: Path, engine: str | None) -> None:
+    """Build the users' profiles, point in time, for every impression of CONFIG."""
+    _run(config, "profile", engine=engine)
 
 
 _stage_verb("tokenize", "Turn CONFIG's captions into token-id lists, with every tokenizer.")
-_stage_verb("profile", "Build the users' profiles, point in time, for every impression of CONFIG.")
 _stage_verb("train", "Train the ranker of every arm and seed of CONFIG.")
 _stage_verb("evidence", "Compare the arms of CONFIG and write the report.")
 _stage_verb("run", "The whole of CONFIG, from media to report; what has been done is not done again.")

@@ -292,7 +292,7 @@ def _profile(stages: Stages) -> Stage:
             keys.append("semantic")
         for key in keys:
             listed, idf = item_tokens(stages, key)
-            built = build_profiles(events, impressions, items, listed, chosen, idf)
+            built = build_profiles(events, impressions, items, listed, chosen, idf, engine=config.engine.kind)
             write_profiles(profile_folder(out, key), impressions["impression_id"], built)
         if not keys:  # no captions: the activity alone, which every arm is given
             nothing = Jagged(np.empty(0, np.int32), np.zeros(len(items) + 1, np.int64))

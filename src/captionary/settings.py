@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from captionary.config import from_mapping, load_yaml
 from captionary.errors import bad_value
@@ -21,7 +22,7 @@ from captionary.understand.media_settings import MediaConfig
 from captionary.understand.signals.settings import SignalsConfig
 from captionary.world.settings import WorldConfig
 
-__all__ = ["DataConfig", "EvidenceConfig", "RunConfig", "load_run"]
+__all__ = ["DataConfig", "EngineConfig", "EvidenceConfig", "RunConfig", "load_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,26 @@ class EvidenceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where captions and profiles are made; what comes out is the same."""
+
+    kind: Literal["local", "ray"] = "local"
+    """`local`, or `ray` for the actors of a Ray cluster (extra `ray`)."""
+    actors: int = 2
+    """Captioners on Ray at once, >= 1."""
+    gpus_per_actor: float = 0.0
+    """0 for captioners that run on the CPU."""
+    address: str | None = None
+    """Of the Ray cluster; empty: one on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.actors < 1:
+            raise bad_value("actors", self.actors, ">= 1")
+        if self.gpus_per_actor < 0:
+            raise bad_value("gpus_per_actor", self.gpus_per_actor, ">= 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A whole run, from media and events to the report."""
 
@@ -110,6 +131,7 @@ class RunConfig:
     profiles: ProfileConfig = field(default_factory=ProfileConfig)
     ranker: RankerConfig = field(default_factory=RankerConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     workers: int = 2
     """Processes that train rankers side by side, one thread each, >= 1."""
 

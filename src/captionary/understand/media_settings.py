@@ -1,4 +1,4 @@
-"""Which of an item's media are captioned, how they are read, and where the work runs."""
+"""Which of an item's media are captioned, and how they are read."""
 
 from __future__ import annotations
 
@@ -26,19 +26,11 @@ class MediaConfig:
     """Threads that read ahead while the captioner works, >= 1."""
     decode_processes: int | None = 0
     """Processes that do so instead: 0 none, empty as many as the machine and the catalogue are worth."""
-    engine: Literal["local", "ray"] = "local"
-    """`local`, or `ray` for a pool of captioners on a Ray cluster."""
-    actors: int = 2
-    """Captioners on Ray at once, >= 1."""
-    gpus_per_actor: float = 0.0
-    """0 for captioners that run on the CPU."""
-    address: str | None = None
-    """Of the Ray cluster; empty: one on this machine."""
     remote: RemoteConfig = field(default_factory=RemoteConfig)
     """Which remote media may be fetched."""
 
     def __post_init__(self) -> None:
-        for name in ("most", "decode_threads", "actors"):
+        for name in ("most", "decode_threads"):
             if getattr(self, name) < 1:
                 raise bad_value(name, getattr(self, name), ">= 1")
         if self.similar is not None and not 0 <= self.similar <= 16:
