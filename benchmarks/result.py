@@ -28,7 +28,9 @@ def write_result(name: str, figures: dict[str, Any]) -> Path:
     result = {
         "name": name,
         "commit": git("rev-parse", "--short", "HEAD") + (" + uncommitted changes" if changed else ""),
-        "command": " ".join(["python", *sys.orig_argv[1:]]).replace(str(root) + "/", ""),
+        "command": re.sub(
+            r"(?<=\s)/\S*/", "", " ".join(["python", *sys.orig_argv[1:]]).replace(str(root) + "/", "")
+        ),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": _hardware(),
         "python": platform.python_version(),
