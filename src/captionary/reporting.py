@@ -104,8 +104,20 @@ def _sections(stages: Stages, evaluation: Evaluation, evidence: Evidence) -> Sec
 
 
 def _slices(evaluation: Evaluation, arm: str) -> list[dict[str, Any]]:
+    """The slices of an arm in the columns that fit a page: what is too small says so in the place of its verdict."""
     detail = evaluation.detail(arm) if arm else None
-    return [] if detail is None else [one.to_dict() for one in detail.slices]
+    return [
+        {
+            "slice": one.name,
+            "of": one.words,
+            "rows": one.rows,
+            "auc_gain": one.auc_gain,
+            "interval": one.interval,
+            "p_adjusted": one.p_adjusted,
+            "verdict": one.too_small or one.verdict,
+        }
+        for one in (detail.slices if detail is not None else ())
+    ]
 
 
 class _Predictions(Mapping[str, npt.NDArray[np.float32]]):
