@@ -104,7 +104,7 @@ def _sections(stages: Stages, evaluation: Evaluation, evidence: Evidence) -> Sec
 
 
 def _slices(evaluation: Evaluation, arm: str) -> list[dict[str, Any]]:
-    """The slices of an arm in the columns that fit a page: what is too small says so in the place of its verdict."""
+    """The slices of an arm in the columns that fit a page: what is too small for a figure says so."""
     detail = evaluation.detail(arm) if arm else None
     return [
         {
@@ -114,7 +114,7 @@ def _slices(evaluation: Evaluation, arm: str) -> list[dict[str, Any]]:
             "auc_gain": one.auc_gain,
             "interval": one.interval,
             "p_adjusted": one.p_adjusted,
-            "verdict": one.too_small or one.verdict,
+            "verdict": "too small" if one.too_small else one.verdict,
         }
         for one in (detail.slices if detail is not None else ())
     ]
