@@ -164,6 +164,22 @@ def listed(result: dict[str, Any]) -> str:
     return "\n".join([*lines(result["figures"], 0), "", _where(result)])
 
 
+def gate_table(result: dict[str, Any]) -> str:
+    """The gain against the budget, and whether `budget` was ahead at 20 %."""
+    from captionary.evidence.budget import BudgetCurve
+
+    figures = result["figures"]
+    ahead = ", ".join(f"{name} by {_percent(value)}" for name, value in figures["ahead_of"].items())
+    return "\n".join(
+        [
+            BudgetCurve.from_dict(figures["curve"]).to_markdown(),
+            "",
+            f"At 20 % `budget` keeps {100 * figures['kept_by_budget_at_20_percent']:.0f} % of the gain; it is ahead of {ahead} "
+            f"(of AUC gain). {_where(result)}",
+        ]
+    )
+
+
 def _where(result: dict[str, Any]) -> str:
     return f"({result['hardware']}; commit {result['commit']}, {result['date'][:10]}, `{result['command']}`.)"
 
@@ -180,7 +196,7 @@ PAGES = (
     ("captioner.md", "captioning", captioning_table),
     ("profiles.md", "profiles", listed),
     ("captions.md", "store", listed),
-    ("gate.md", "gate", listed),
+    ("gate.md", "gate", gate_table),
     ("metrics.md", "metrics", listed),
     ("pretraining.md", "preset", listed),
 )
