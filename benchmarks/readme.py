@@ -169,12 +169,12 @@ def gate_table(result: dict[str, Any]) -> str:
     from captionary.evidence.budget import BudgetCurve
 
     figures = result["figures"]
-    ahead = ", ".join(f"{name} by {_percent(value)}" for name, value in figures["ahead_of"].items())
+    ahead = ", ".join(f"{_percent(value)} against {name}" for name, value in figures["ahead_of"].items())
     return "\n".join(
         [
             BudgetCurve.from_dict(figures["curve"]).to_markdown(),
             "",
-            f"At 20 % `budget` keeps {100 * figures['kept_by_budget_at_20_percent']:.0f} % of the gain; it is ahead of {ahead} "
+            f"At 20 % `budget` keeps {100 * figures['kept_by_budget_at_20_percent']:.0f} % of the gain; beside the others there: {ahead} "
             f"(of AUC gain). {_where(result)}",
         ]
     )
