@@ -50,6 +50,7 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     ray.init(
+        address="local",  # not a cluster that another test has started meanwhile
         num_cpus=2,
         object_store_memory=80_000_000,
         include_dashboard=False,

@@ -45,7 +45,7 @@ class Fake:
         said = [str(image.getpixel((0, 0))).replace(" ", "") for image in images]
         for text in said:
             tell("asked", text)
-        time.sleep(0.002)
+        time.sleep(0.01)
         return [Caption(text) for text in said]
 
 class Telling(CaptionStore):
@@ -81,7 +81,7 @@ for life in range(kills + 1):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="lives are forked")
 @pytest.mark.parametrize("seed", [1, 2])
 def test_sixty_kills_lose_nothing_and_pay_nothing_twice(tmp_path, seed):
-    names = write_pictures(tmp_path / "media", 240)
+    names = write_pictures(tmp_path / "media", 800)  # more than the lives before the last can finish
     path, log = tmp_path / "captions.sqlite", tmp_path / "log"
     arguments = [path, tmp_path / "media", log, seed, 30]
     subprocess.run([sys.executable, "-c", LIVES, *map(str, arguments)], env=ENVIRONMENT, check=True)
