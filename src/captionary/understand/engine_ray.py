@@ -95,6 +95,7 @@ class RayEngine:
             .remote(str(job.store.path.resolve()))
         )
         try:
+            ray.get(keeper.made.remote())  # it runs before anybody else holds a handle of it
             for told in self._results(ray, keeper, job, unique):
                 _learn(job, told, uses)
             # From the store's actor: those that died have taken with them what they knew.
