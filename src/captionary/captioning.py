@@ -5,7 +5,6 @@ media ──remote? fetch──▶ files ──videos, sounds? frames and signal
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from captionary.publish import atomic_file
 from captionary.settings import RunConfig
 from captionary.stages import Stage, code_version, fingerprint, run_stage
 from captionary.understand.captioner import fingerprint_of
-from captionary.understand.media import locate
+from captionary.understand.media import digest_bytes, locate
 from captionary.understand.remote import RemoteConfig, fetch, is_remote
 
 __all__ = ["CODE", "Fetcher", "caption_stage"]
@@ -65,7 +64,7 @@ class Fetcher:
         """
         if not is_remote(uri):
             return locate(uri, root)
-        path = self.folder / hashlib.blake2b(uri.encode(), digest_size=16).hexdigest()
+        path = self.folder / digest_bytes(uri.encode())
         if not path.exists():
             data = fetch(uri, self.config)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +104,7 @@ def caption_stage(
         signals=to_mapping(config.signals),
         normalize=list(config.normalize),
         gate=to_mapping(config.gate),
-        model=_digest(config.folder / "gate-model.json") if config.gate.policy == "learned" else "",
+        model=_gate_model(config),
         code=code_version(*CODE),
     )
     return run_stage(
@@ -240,8 +239,14 @@ def _described(
     return table.append_column("signals", pa.array(records, pa.string()))
 
 
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.exists() else ""
+def _gate_model(config: RunConfig) -> str:
+    """The digest of the learned policy's model, where that policy decides."""
+    if config.gate.policy != "learned":
+        return ""
+    from captionary.gating import model_path  # which knows the whole run
+
+    path = model_path(config, config.gate)
+    return digest_bytes(path.read_bytes()) if path.exists() else ""
 
 
 def _engine(config: RunConfig, base: Path) -> Any:

@@ -324,13 +324,15 @@ def _train(stages: Stages) -> Stage:
 
 
 def _evidence(stages: Stages) -> Stage:
+    from captionary.gating import curve_path  # which knows the whole run
+
     config, rankers = stages.config, stages.rankers
     assert rankers is not None
     expected = fingerprint(
         rankers=rankers.fingerprint,
         name=config.name,
         evidence=to_mapping(config.evidence),
-        curve=_text(config.folder / "gate-curve.json"),
+        curve=_text(curve_path(config)),
         code=code_version("evidence", "rank", "assemble.py", "reporting.py", "weighing.py"),
     )
 

@@ -28,6 +28,7 @@ from captionary.evidence.report import write_report
 from captionary.evidence.result import CaptionCounts, Evidence, RunInfo
 from captionary.evidence.sections import Sections
 from captionary.evidence.verdict import conclude
+from captionary.gating import curve_path
 from captionary.pipeline import Stages, split_of
 from captionary.represent.tables import read_item_tokens, read_profiles
 from captionary.represent.tokenizers import load_tokenizer
@@ -86,7 +87,7 @@ def _sections(stages: Stages, evaluation: Evaluation, evidence: Evidence) -> Sec
     config = stages.config
     headline = evidence.headline_arm
     gain = headline.auc_gain if evidence.outcome == "gain" and headline is not None else None
-    curve = config.folder / "gate-curve.json"
+    curve = curve_path(config)
     return Sections(
         importance=(
             importance_of_run(stages, repeats=config.evidence.importance)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ImageOps
 from PIL.Image import Image
 from tqdm import tqdm
 
@@ -41,7 +40,7 @@ from captionary.understand.named import (
     said_scores,
 )
 from captionary.understand.train import LEAD, TrainingConfig, train_captioner
-from captionary.understand.training_data import CaptionSet, clean, crop
+from captionary.understand.training_data import CaptionSet, clean, viewed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -331,10 +330,7 @@ def _check_spelling(model: MultimodalLLM, lines: list[list[str]], name: str) -> 
 
 def _view(paths: list[Path], lines: list[list[str]], view: int, name: str) -> CaptionSet:
     def picture(row: int) -> Image:
-        image = open_image(paths[row], BuiltinCaptioner.size)
-        if view > 1:
-            image = crop(image, np.random.default_rng([view, row]))
-        return ImageOps.mirror(image) if view % 2 else image
+        return viewed(open_image(paths[row], BuiltinCaptioner.size), view, row)
 
     return CaptionSet(f"{name}-{view}", len(paths), picture, lines)
 

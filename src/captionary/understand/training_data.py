@@ -17,7 +17,7 @@ from tqdm import tqdm
 from captionary.errors import bad_value
 from captionary.understand.encoder import EfficientNetLite0, to_pixels
 
-__all__ = ["CaptionSet", "clean", "crop", "encode_features", "photos", "scenes"]
+__all__ = ["CaptionSet", "clean", "encode_features", "photos", "scenes", "viewed"]
 
 
 class CaptionSet(NamedTuple):
@@ -74,10 +74,7 @@ def photos(folder: Path, split: str, *, view: int = 0) -> CaptionSet:
 
     def picture(row: int) -> Image.Image:
         with Image.open(folder / "images" / names[row]) as opened:
-            image = opened.convert("RGB")
-        if view > 1:
-            image = crop(image, np.random.default_rng([view, row]))
-        return ImageOps.mirror(image) if view % 2 else image
+            return viewed(opened.convert("RGB"), view, row)
 
     name = f"{folder.name}-{split}-{view}"
     return CaptionSet(name, len(names), picture, [words[name] for name in names])
@@ -133,7 +130,14 @@ def _prefetched(
             yield start, images
 
 
-def crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def viewed(image: Image.Image, view: int, row: int) -> Image.Image:
+    """Picture `row` under a view, numbered as in `photos`."""
+    if view > 1:
+        image = _crop(image, np.random.default_rng([view, row]))
+    return ImageOps.mirror(image) if view % 2 else image
+
+
+def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A box of 50 to 95 % of the area with a side ratio up to 4:3 off the picture's, a little brighter or darker."""
     share, ratio = rng.uniform(0.5, 0.95), np.exp(rng.uniform(-0.2877, 0.2877))
     width = min(image.width, round(image.width * np.sqrt(share * ratio)))
