@@ -29,6 +29,7 @@ SPEC: dict[str, Any] = {
     "splits": {"warm": {"column": "split"}, "cold": {"column": "split_cold", "kind": "items"}},
     "default_split": "warm",
 }
+SECONDS = {"name": "seconds", "kind": "weighted_logistic"}
 
 
 class Tiny:
@@ -251,27 +252,54 @@ BROKEN: list[tuple[str, Callable[[Tiny], object], list[str]]] = [
     (
         "NaN label",
         lambda t: t.change("impressions", "rating", 3, math.nan),
-        ["rating == nan, must be a finite label; impressions.parquet: column rating, row 3"],
+        [
+            "rating == nan, must be a finite label or null; impressions.parquet: column rating, row 3; "
+            "null says that nothing is known",
+        ],
     ),
     (
         "NaN label without a threshold",
         lambda t: t.set("impressions", like=[0.0, math.nan, 1.0, 1.0] * 2),
-        ["like == nan, must be a finite label; impressions.parquet: column like, row 1 and 1 other"],
+        [
+            "like == nan, must be a finite label or null; impressions.parquet: column like, row 1 and 1 other; "
+            "null says that nothing is known",
+        ],
     ),
     (
-        "null label",
-        lambda t: t.change("impressions", "like", 4, None),
+        "no label at all",
+        lambda t: t.set("impressions", like=pl.Series([None] * 8, dtype=pl.Boolean)),
         [
-            "like == null, must be not null; impressions.parquet: column like, row 4; "
-            "drop the rows without a label",
+            "like == null, must be known in one row at least; impressions.parquet: column like, row 0 and 7 "
+            "others; drop the task",
+        ],
+    ),
+    (
+        "no label in the rows to evaluate on",
+        lambda t: t.set("impressions", like=[True, False, True, None, True, False, True, None]),
+        [
+            "labels of eval rows == 0, must be >= 1; column like; split cold has none",
+            "labels of eval rows == 0, must be >= 1; column like; split warm has none",
+        ],
+    ),
+    (
+        "negative amount",
+        lambda t: (t.spec["tasks"].append(SECONDS), t.set("impressions", seconds=[1.0, -2.0, None, 0.0] * 2)),
+        ["seconds == -2.0, must be >= 0 or null; impressions.parquet: column seconds, row 1 and 1 other"],
+    ),
+    (
+        "bool as an amount",
+        lambda t: (t.spec["tasks"].append(SECONDS), t.set("impressions", seconds=[True, False] * 4)),
+        [
+            "seconds == bool, must be a number; impressions.parquet: column seconds, named by dataset.yaml: "
+            "tasks: seconds",
         ],
     ),
     (
         "label neither 0 nor 1",
         lambda t: t.set("impressions", like=[0, 1, 0, 1, 2, 1, 0, -1]),
         [
-            "like == 2, must be 0 or 1; impressions.parquet: column like, row 4 and 1 other; "
-            "or say in dataset.yaml from which value on it is 1 (at)",
+            "like == 2, must be 0, 1 or null; impressions.parquet: column like, row 4 and 1 other; "
+            "or say in dataset.yaml from which value on it is 1 (at), or that it is an amount (kind)",
         ],
     ),
     (
@@ -368,6 +396,14 @@ RIGHT: list[tuple[str, Callable[[Tiny], object]]] = [
         lambda t: t.set("events", timestamp=t.events["timestamp"].dt.convert_time_zone("Asia/Tokyo")),
     ),
     ("nanoseconds", lambda t: t.set("events", timestamp=t.events["timestamp"].dt.cast_time_unit("ns"))),
+    ("null labels", lambda t: t.change("impressions", "like", 4, None)),
+    (
+        "amounts with gaps",
+        lambda t: (
+            t.spec["tasks"].append(SECONDS),
+            t.set("impressions", seconds=[1.5, None, 0.0, 900.0] * 2),
+        ),
+    ),
     ("0 and 1 as label", lambda t: t.set("impressions", like=[0, 1] * 4)),
     ("0.0 and 1.0 as label", lambda t: t.set("impressions", like=[0.0, 1.0] * 4)),
     ("no media at all", lambda t: t.set("items", media=pl.Series([[]] * 4, dtype=pl.List(pl.Null)))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -109,6 +110,18 @@ def test_labels_follow_the_tasks(root: Path) -> None:
         CaptionaryError, match="column == rating, must be among the impressions' columns; task love"
     ):
         dataset.labels(dataset.impressions(["like", "low"]))
+
+
+def test_missing_labels_are_nan_and_amounts_are_themselves(root: Path) -> None:
+    tasks = (*SPEC.tasks[:2], Task(name="seconds", column="low", kind="huber_log"))
+    write_spec(dataclasses.replace(SPEC, tasks=tasks), root)
+    table = pq.read_table(root / "impressions.parquet")
+    for name, values in (("like", [True, None, False]), ("rating", [None, 5, 4]), ("low", [7.5, None, 0.0])):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    write_table(table, root / "impressions.parquet")
+    dataset = open_dataset(root)
+    found = dataset.labels(dataset.impressions())
+    np.testing.assert_array_equal(found, [[1, np.nan, 7.5], [np.nan, 1, np.nan], [0, 0, 0]])
 
 
 def test_shards_are_read_in_name_order(root: Path) -> None:

@@ -55,7 +55,7 @@ def test_report_and_evidence_are_there(finished: tuple[RunConfig, FakeCaptioner]
     evidence = Evidence.from_json((report / "evidence.json").read_text())
     assert [arm.name for arm in evidence.arms] == [
         "ids", "+visual", "+visual+tokens(A)", "+visual+tokens(B)", "+visual+profiles(A)",
-        "+visual+tokens(A)+profiles(A)", "shuffled", "random", "constant",
+        "+visual+tokens(A)+profiles(A)", "+tokens(A)+profiles(A)", "shuffled", "random", "constant",
     ]  # fmt: skip
     assert evidence.captions is not None
     assert (evidence.captions.ok, evidence.captions.failed) == (60, 6)

@@ -28,7 +28,11 @@ def errors(root: Path, **changes: Any) -> list[str]:
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     spec = DatasetSpec(
         name="tiny",
-        tasks=(Task(name="like"), Task(name="love", column="rating", at=5.0)),
+        tasks=(
+            Task(name="like"),
+            Task(name="love", column="rating", at=5.0),
+            Task(name="seconds", kind="weighted_logistic", weight=0.1),
+        ),
         splits={"warm": Split(column="a"), "cold": Split(column="b", kind="items")},
         default_split="cold",
         event_types=("like",),
@@ -71,7 +75,8 @@ def test_all_mistakes_are_found_at_once_and_the_rest_is_read(tmp_path: Path) -> 
     assert found == [
         "clock == sun, must be one of none, rank, time; dataset.yaml: clock",
         "at == high, must be of type float; dataset.yaml: tasks[0]: at",
-        "key == nmae, must be name (did you mean that?) or one of at, column, name; dataset.yaml: tasks[1]",
+        "key == nmae, must be name (did you mean that?) or one of at, column, kind, name, weight; "
+        "dataset.yaml: tasks[1]",
         "name == (absent), must be given; dataset.yaml: tasks[1]",
         "key == tsks, must be tasks (did you mean that?) or one of clock, context, default_split, "
         "event_types, item_features, license, name, source, splits, tasks, text, time_zone; dataset.yaml",
@@ -99,6 +104,23 @@ def test_all_mistakes_are_found_at_once_and_the_rest_is_read(tmp_path: Path) -> 
         (
             {"tasks": [{"name": "like", "at": float("nan")}]},
             "at == nan, must be a finite number; dataset.yaml: tasks: like",
+        ),
+        (
+            {"tasks": [{"name": "time", "at": 30, "kind": "huber_log"}]},
+            "at == 30.0, must be absent where kind is huber_log; dataset.yaml: tasks: time",
+        ),
+        (
+            {"tasks": [{"name": "time", "kind": "huber"}]},
+            "kind == huber, must be huber_log (did you mean that?) or one of binary, huber_log, "
+            "weighted_logistic; dataset.yaml: tasks[0]: kind",
+        ),
+        (
+            {"tasks": [{"name": "like"}, {"name": "time", "weight": -1}]},
+            "weight == -1.0, must be a finite number >= 0; dataset.yaml: tasks: time",
+        ),
+        (
+            {"tasks": [{"name": "like", "weight": 0}]},
+            "weight == 0, must be > 0 for one task at least; dataset.yaml: tasks",
         ),
         (
             {"time_zone": "Middle/Earth"},

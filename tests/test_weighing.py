@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 from tests.understand.fake import FakeCaptioner
 
+from captionary.assemble import evaluation_rows
 from captionary.contract import open_dataset
 from captionary.errors import CaptionaryError
 from captionary.pipeline import Stages, run
 from captionary.settings import DataConfig, EvidenceConfig, RunConfig
+from captionary.showing import change_cards
 from captionary.stages import Stage
-from captionary.weighing import calibration_of_run, cost_of_run, history_of_run, importance_of_run
+from captionary.weighing import (
+    calibration_of_run,
+    cost_of_run,
+    extremes_of_run,
+    history_of_run,
+    importance_of_run,
+)
 from captionary.world.settings import WorldConfig
 
 JOINT = "+visual+tokens(A)+profiles(A)"
@@ -48,7 +56,7 @@ def test_features_of_the_headline_arm_are_weighed(stages: Stages) -> None:
     assert found.rows <= 300
     retrained = {one.name for one in found.weights if one.retrained is not None}
     assert {"item tokens", "captions"} <= retrained
-    assert found.weight("visual").retrained is None  # no arm has tokens and profiles without it
+    assert "visual" in retrained  # the ablation's arm has tokens and profiles without it
 
 
 def test_an_arm_can_be_chosen(stages: Stages) -> None:
@@ -76,6 +84,20 @@ def test_calibration_is_of_baseline_and_headline(stages: Stages) -> None:
     assert [(one.arm, one.task) for one in curves] == [
         (arm, task) for arm in ("+visual", JOINT) for task in tasks
     ]
+
+
+def test_extremes_are_captioned_items_with_what_changed(stages: Stages) -> None:
+    impressions = stages.dataset.impressions()
+    rows = evaluation_rows(stages, impressions)
+    found = extremes_of_run(stages, rows, 3)
+    assert len(found.best) == len(found.worst) == 3
+    assert found.best[0].relative < 0 < found.worst[0].relative
+    cards = change_cards(stages, found.worst)
+    shown = [stages.dataset.items(["item_id"])["item_id"][change.item].as_py() for change in found.worst]
+    assert [card.item_id for card in cards] == [str(one) for one in shown]
+    assert all(card.note.startswith("loss ") and " higher over " in card.note for card in cards)
+    assert all(card.status == "ok" and card.caption for card in cards)
+    assert extremes_of_run(stages, rows, 0) == ((), ())
 
 
 def test_a_run_without_rankers_is_named(stages: Stages, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Tables are read a column at a time, so that memory is bounded by the longest col
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ TYPES = {
     "text": "string or list<string>",
     "time": "a timestamp with a time zone, timestamp[us, UTC] at best",
     "label": "bool or a number",
+    "amount": "a number",
     "category": "an integer, bool or string",
     "number": "a number or bool",
 }
@@ -66,6 +68,7 @@ class _Checker:
         self.kinds: dict[tuple[str, str], str] = {}  # the columns of a right type, whose values can be read
         self.torn: set[tuple[str, str]] = set()  # columns whose type differs between shards
         self.keys: dict[tuple[str, str], pl.Series] = {}
+        self.gaps: dict[str, pl.Series] = {}  # columns of labels that are null somewhere, and where
 
     def run(self) -> list[str]:
         self.spec, self.found = read_spec(self.root)
@@ -146,7 +149,10 @@ class _Checker:
 
     def check_named_columns(self) -> None:
         spec = self.spec
-        named = [("impressions", task.column, "label", f"tasks: {task.name}") for task in spec.tasks]
+        named = []
+        for task in spec.tasks:
+            kind = "label" if task.kind == "binary" else "amount"
+            named.append(("impressions", task.column, kind, f"tasks: {task.name}"))
         named += [("impressions", s.column, "string", f"splits: {name}") for name, s in spec.splits.items()]
         for table, key, columns in (
             ("impressions", "context", spec.context),
@@ -213,23 +219,32 @@ class _Checker:
                     self.add("event_types", event, nearest(event, present), f"dataset.yaml; {where}")
 
     def check_labels(self) -> None:
-        columns: dict[str, bool] = {}  # of each column: whether a task takes its values as they are
-        for task in self.spec.tasks:
-            columns[task.column] = columns.get(task.column, False) or task.at is None
-        for column, plain in columns.items():
+        plain = {task.column for task in self.spec.tasks if task.kind == "binary" and task.at is None}
+        amounts = {task.column for task in self.spec.tasks if task.kind != "binary"}
+        for column in dict.fromkeys(task.column for task in self.spec.tasks):
             values = self.read("impressions", column)
             if values is None or ("impressions", column) not in self.kinds:
                 continue
             bad = values.is_null()
-            self.report("impressions", column, values, bad, "not null", "drop the rows without a label")
+            if bad.any():
+                self.gaps[column] = bad
+            if bad.all() and len(bad):
+                self.report("impressions", column, values, bad, "known in one row at least", "drop the task")
             if values.dtype.is_float():
                 infinite = ~values.is_finite().fill_null(True)
-                self.report("impressions", column, values, infinite, "a finite label")
+                todo = "null says that nothing is known" if values.is_nan().any() else None
+                self.report("impressions", column, values, infinite, "a finite label or null", todo)
                 bad |= infinite
-            if plain and values.dtype != pl.Boolean:
-                todo = "or say in dataset.yaml from which value on it is 1 (at)"
+            if column in plain and values.dtype != pl.Boolean:
+                todo = (
+                    "or say in dataset.yaml from which value on it is 1 (at), or that it is an amount (kind)"
+                )
                 outside = (values != 0).fill_null(False) & (values != 1).fill_null(False) & ~bad
-                self.report("impressions", column, values, outside, "0 or 1", todo)
+                self.report("impressions", column, values, outside, "0, 1 or null", todo)
+            if column in amounts and values.dtype.is_numeric():
+                self.report(
+                    "impressions", column, values, (values < 0).fill_null(False) & ~bad, ">= 0 or null"
+                )
 
     def check_split(self, name: str) -> None:
         column, kind = self.spec.splits[name].column, self.spec.splits[name].kind
@@ -242,6 +257,13 @@ class _Checker:
         for side in ("train", "eval"):
             if not (values == side).any():
                 self.add(f"{side} rows", 0, ">= 1", where, f"split {name} has none")
+            for label, gaps in self.gaps.items():
+                if (
+                    not gaps.all()
+                    and (values == side).any()
+                    and gaps.filter((values == side).fill_null(False)).all()
+                ):
+                    self.add(f"labels of {side} rows", 0, ">= 1", f"column {label}", f"split {name} has none")
         items = self.keys.get(("impressions", "item_id"))
         if kind == "items" and items is not None:
             held_out = items.filter((values == "eval").fill_null(False)).drop_nulls().unique()
@@ -255,6 +277,7 @@ class _Checker:
             return
         where = self.relative(files[0])
         tasks = [task.name for task in self.spec.tasks]
+        amounts = {task.name for task in self.spec.tasks if task.kind != "binary"}
         try:
             table = read_files(files, ["impression_id", *tasks])
         except (pa.ArrowException, OSError) as error:
@@ -267,10 +290,11 @@ class _Checker:
                 self.add(column, table.schema.field(column).type, "double", where)
             elif column != "impression_id":
                 values = pl.Series(column, table[column])
-                wrong = ~values.is_between(0, 1).fill_null(False)
+                most, rule = (math.inf, "an expected amount") if column in amounts else (1, "a probability")
+                wrong = ~(values.is_between(0, most) & values.is_finite()).fill_null(False)
                 if wrong.any():
                     bad = values.filter(wrong)
-                    self.add(column, bad[0], "a probability", f"{where}: column {column}, rows: {len(bad)}")
+                    self.add(column, bad[0], rule, f"{where}: column {column}, rows: {len(bad)}")
         ids = self.read("impressions", "impression_id")
         if ids is not None and "impression_id" in table.column_names:
             truth = pl.Series("impression_id", table["impression_id"])
@@ -327,6 +351,7 @@ def _is_kind(dtype: pa.DataType, kind: str) -> bool:
         "text": string or strings or pa.types.is_null(dtype),
         "time": (pa.types.is_timestamp(dtype) and dtype.tz is not None) or pa.types.is_null(dtype),
         "label": number or pa.types.is_boolean(dtype),
+        "amount": number,
         "category": string or pa.types.is_integer(dtype) or pa.types.is_boolean(dtype),
         "number": number or pa.types.is_boolean(dtype),
     }

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from captionary.errors import CaptionaryError, bad_value, nearest
 from captionary.publish import atomic_file, atomic_folder
-from captionary.spec import Columns, DatasetSpec, Split, Task, read_spec, write_spec
+from captionary.spec import Columns, DatasetSpec, Split, Task, TaskKind, read_spec, write_spec
 
 __all__ = [
     "Columns",
@@ -36,6 +36,7 @@ __all__ = [
     "DatasetSpec",
     "Split",
     "Task",
+    "TaskKind",
     "atomic_file",
     "atomic_folder",
     "check_dataset",
@@ -78,7 +79,10 @@ class Dataset:
         return self._read("impressions", columns)
 
     def labels(self, impressions: pa.Table) -> npt.NDArray[np.float32]:
-        """0 or 1 for each task of `impressions`, a table with the tasks' columns: float32 [N, T]."""
+        """The label of each task, from a table with the tasks' columns: float32 [N, T], NaN where it is null.
+
+        0 or 1 of a binary task, an amount >= 0 in the column's unit of the others.
+        """
         labels = np.empty((impressions.num_rows, len(self.spec.tasks)), np.float32)
         for index, task in enumerate(self.spec.tasks):
             if task.column not in impressions.column_names:

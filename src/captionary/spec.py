@@ -16,7 +16,11 @@ from captionary.config import from_mapping, load_yaml, to_mapping
 from captionary.errors import CaptionaryError, bad_value, nearest
 from captionary.publish import atomic_file
 
-__all__ = ["Columns", "DatasetSpec", "Split", "Task", "read_spec", "write_spec"]
+__all__ = ["Columns", "DatasetSpec", "Split", "Task", "TaskKind", "read_spec", "write_spec"]
+
+TaskKind = Literal["binary", "weighted_logistic", "huber_log"]
+"""What a label is and how it is learnt: 0 or 1; or seconds (or another amount >= 0), by weighted logistic regression
+(Covington, Adams and Sargin 2016, §4.2) or by Huber's loss (1964) on log(1 + seconds)."""
 
 _SAFE = re.compile(r"\w[\w .-]{0,63}")  # tasks, event types and splits become file names
 _NEUTRAL: dict[str, Any] = {"name": "unnamed", "tasks": [], "splits": {}, "default_split": ""}
@@ -28,9 +32,14 @@ class Task:
 
     name: str
     column: str = ""
-    """Column of impressions: bool or 0/1, or any number where `at` is given. Default: the task's name."""
+    """Column of impressions: bool or 0/1, any number where `at` is given, a number >= 0 where `kind` is of an amount;
+    null where nothing is known. Default: the task's name."""
     at: float | None = None
-    """The label is 1 where the column is >= this."""
+    """binary: the label is 1 where the column is >= this."""
+    kind: TaskKind = "binary"
+    """binary; or weighted_logistic or huber_log, whose labels are amounts such as seconds."""
+    weight: float = 1.0
+    """Of this task's loss beside the others', >= 0."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "column", self.column or self.name)
@@ -166,8 +175,15 @@ def _rule_errors(spec: DatasetSpec, wrong: set[str]) -> Iterator[CaptionaryError
         for name in sorted(taken.intersection(names)):
             yield bad_value("column", name, "no key, media, timestamp, task or split column", where=where)
     for task in spec.tasks:
+        where = f"dataset.yaml: tasks: {task.name}"
         if task.at is not None and not math.isfinite(task.at):
-            yield bad_value("at", task.at, "a finite number", where=f"dataset.yaml: tasks: {task.name}")
+            yield bad_value("at", task.at, "a finite number", where=where)
+        if task.at is not None and task.kind != "binary":
+            yield bad_value("at", task.at, f"absent where kind is {task.kind}", where=where)
+        if not (math.isfinite(task.weight) and task.weight >= 0):
+            yield bad_value("weight", task.weight, "a finite number >= 0", where=where)
+    if spec.tasks and not any(task.weight for task in spec.tasks):
+        yield bad_value("weight", 0, "> 0 for one task at least", where="dataset.yaml: tasks")
     if not {"default_split", "splits"} & wrong and spec.default_split not in spec.splits:
         rule = nearest(spec.default_split, spec.splits)
         yield bad_value("default_split", spec.default_split, rule, where="dataset.yaml")

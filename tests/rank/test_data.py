@@ -45,7 +45,12 @@ def broken(array, place, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: {"labels": broken(f["labels"], (3, 1), np.nan)}, "label == nan.*row 3, share"),
+        (lambda f: {"labels": broken(f["labels"], (3, 1), -0.5)}, "label == -0.5.*row 3, share"),
+        (lambda f: {"labels": broken(f["labels"], (3, 1), np.inf)}, "label == inf.*row 3, share"),
+        (lambda f: {"labels": broken(f["labels"], (slice(5000), 1), np.nan)}, "training labels of share == 0"),
+        (lambda f: {"labels": broken(f["labels"], (3, 1), -1), "task_kinds": ("binary", "huber_log")},
+         "label == -1.0, must be finite and >= 0; row 3, share"),
+        (lambda f: {"task_kinds": ("binary",)}, "task_kinds == .*one for each of 2"),
         (lambda f: {"labels": broken(f["labels"], (3, 1), 2)}, "label == 2.0"),
         (lambda f: {"labels": f["labels"][:, :1]}, "shape of labels"),
         (lambda f: {"context_numeric": {"hour": broken(f["context_numeric"]["hour"], 9, np.inf)}},

@@ -39,3 +39,15 @@ def test_data_that_outgrows_the_tables_is_refused(data):
         schema.check_accepts(dataclasses.replace(schema, users=schema.users + 1))
     with pytest.raises(CaptionaryError, match=r"^tokens == "):
         schema.check_accepts(dataclasses.replace(schema, tokens=False))
+
+
+def test_tasks_are_binary_and_weigh_1_unless_said(data):
+    schema = Schema.of(data, FeatureSet())
+    assert (schema.task_kinds, schema.task_weights) == (("binary", "binary"), (1.0, 1.0))
+    kinds = ("binary", "huber_log")
+    other = Schema.of(dataclasses.replace(data, task_kinds=kinds, task_weights=(1.0, 0.5)), FeatureSet())
+    assert (other.task_kinds, other.task_weights) == (kinds, (1.0, 0.5))
+    with pytest.raises(CaptionaryError, match=r"^task_kinds == .*what the ranker was trained on"):
+        schema.check_accepts(other)
+    with pytest.raises(CaptionaryError, match=r"task_weights == .*one for each of 2 tasks"):
+        dataclasses.replace(schema, task_weights=(1.0,))

@@ -14,7 +14,8 @@ from captionary.errors import CaptionaryError
 from captionary.rank.bags import Lists, pool
 from captionary.rank.checkpoint import load_ranker, save_ranker
 from captionary.rank.features import FeatureSet
-from captionary.rank.hash_embedding import HashEmbedding, hash_rows
+from captionary.rank.hash_embedding import HashEmbedding
+from captionary.rank.hashing import hash_rows
 from captionary.rank.optimizers import TableAdagrad
 from captionary.rank.settings import RankerConfig
 from captionary.rank.train import predict, train_ranker
@@ -90,7 +91,7 @@ def test_tokens_start_with_the_usual_spread() -> None:
 def test_hashes_are_the_same_in_any_process() -> None:
     keys = np.array([0, 1, 2, 123_456_789], np.int64)
     code = (
-        "import numpy as np; from captionary.rank.hash_embedding import hash_rows;"
+        "import numpy as np; from captionary.rank.hashing import hash_rows;"
         "print(hash_rows(np.array([0, 1, 2, 123_456_789], np.int64), 1, 1000).tolist())"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

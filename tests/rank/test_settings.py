@@ -23,6 +23,16 @@ from captionary.rank.settings import RankerConfig
         ("dropout", -0.1),
         ("embedding_decay", -1.0),
         ("interaction", "cross"),
+        ("cross_layers", 0),
+        ("cross_rank", -1),
+        ("towers", "moe"),
+        ("experts", 0),
+        ("task_experts", -1),
+        ("expert_levels", 0),
+        ("token_pooling", "attention"),
+        ("profile_pooling", "max"),
+        ("id_min_rows", 0),
+        ("id_hash_rows", -1),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value):

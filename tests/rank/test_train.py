@@ -7,7 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 from captionary.errors import CaptionaryError
 from captionary.rank.features import FeatureSet
-from captionary.rank.train import _factor, predict, train_ranker
+from captionary.rank.step import learning_rate_factor
+from captionary.rank.train import predict, train_ranker
 
 ALL = FeatureSet(visual=True, tokens="A", profiles="A")
 
@@ -71,9 +72,9 @@ def test_a_ranker_refuses_data_of_other_columns(data, trained):
 
 
 def test_learning_rates_fall_at_the_end():
-    assert [_factor(done, 0.5) for done in (0, 0.25, 0.5, 0.75)] == [1, 1, 1, 0.5]
-    assert _factor(0.999, 0.0) == 1
-    assert _factor(0.999, 1.0) == 0.02
+    assert [learning_rate_factor(done, 0.5) for done in (0, 0.25, 0.5, 0.75)] == [1, 1, 1, 0.5]
+    assert learning_rate_factor(0.999, 0.0) == 1
+    assert learning_rate_factor(0.999, 1.0) == 0.02
 
 
 def test_ids_alone_are_enough(data, quick):

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from captionary.errors import CaptionaryError, bad_value, nearest
+from captionary.rank.vocabulary import Vocabulary
 from captionary.represent.jagged import Jagged
 from captionary.represent.vectors import TokenVectors
+from captionary.spec import TaskKind
 
-__all__ = ["DenseVectors", "RankingData", "factorize_ids"]
+__all__ = ["DenseVectors", "RankingData", "check_labels", "factorize_ids"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -43,22 +44,8 @@ def factorize_ids(keys: Any, train: Ints, *, min_rows: int = 1) -> tuple[Ints, i
     Returns:
         (indices [N], rows of the table, index 0 included).
     """
-    if isinstance(keys, pa.ChunkedArray):
-        keys = keys.combine_chunks()
-    array = keys if isinstance(keys, pa.Array) else pa.array(keys, from_pandas=True)
-    if isinstance(array, pa.DictionaryArray):
-        array = array.dictionary_decode()
-    encoded = array.dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    seen = codes[train]
-    counts = np.bincount(seen[seen >= 0], minlength=len(encoded.dictionary))
-    index, rows = _known(counts, min_rows)
-    return np.append(index, 0)[codes], rows  # code -1, null, reads the 0 appended
-
-
-def _known(counts: npt.NDArray[np.intp], min_rows: int) -> tuple[Ints, int]:
-    kept = counts >= max(1, min_rows)
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int64), int(kept.sum()) + 1
+    vocabulary = Vocabulary.fit(keys, train, min_rows=min_rows)
+    return vocabulary.index(keys), vocabulary.rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +54,7 @@ class RankingData:
 
     Raises:
         CaptionaryError: shapes that disagree, an index out of range, NaN or infinite numbers, labels outside
-            0 to 1, or evaluation rows that are training rows.
+            their task's range, a task without labels, or evaluation rows that are training rows.
     """
 
     tasks: tuple[str, ...]
@@ -79,7 +66,7 @@ class RankingData:
     item_id: Ints
     """[I] row of the item table; 0: unseen in training, or rare. Cold items keep their content."""
     labels: npt.NDArray[np.float32]
-    """[N, T] from 0 to 1."""
+    """[N, T] from 0 to 1 for binary tasks, >= 0 for others; NaN where missing."""
     train: Ints
     """[Ntr] training rows in time order."""
     eval: Ints
@@ -106,8 +93,19 @@ class RankingData:
     """Key → dense vectors beside `visual`."""
     token_vectors: Mapping[str, TokenVectors] = field(default_factory=dict)
     """Key → vectors that a token table may start from."""
+    task_kinds: tuple[TaskKind, ...] = ()
+    """Of each task; (): all binary."""
+    task_weights: tuple[float, ...] = ()
+    """Of each task's loss; (): all 1."""
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
+    """Table (`user`, `item`, `context.NAME`, `item.NAME`) → how raw ids became its rows, where known."""
 
     def __post_init__(self) -> None:
+        for name, default in (("task_kinds", "binary"), ("task_weights", 1.0)):
+            given = getattr(self, name) or (default,) * len(self.tasks)
+            if len(given) != len(self.tasks):
+                raise bad_value(name, given, f"one for each of {len(self.tasks)} tasks")
+            object.__setattr__(self, name, given)
         _check(self)
 
     @classmethod
@@ -120,10 +118,12 @@ class RankingData:
         train: Ints,
         context_categorical: Mapping[str, Any] | None = None,
         item_categorical: Mapping[str, Any] | None = None,
+        item_keys: Any = None,
         min_rows: int = 1,
+        hash_rows: int = 0,
         **rest: Any,
     ) -> RankingData:
-        """Factorise raw users and categories by the training rows; `rest` are the other fields, as they are.
+        """Factorise raw users, items and categories by the training rows; `rest` are the other fields, as they are.
 
         Args:
             users: raw user ids [N].
@@ -132,7 +132,9 @@ class RankingData:
             train: training rows in time order [Ntr].
             context_categorical: column → raw values [N].
             item_categorical: column → raw values [I]; known are those of items with training rows.
+            item_keys: raw item ids [I]; None: the rows 0 to I - 1.
             min_rows: users and items with fewer training rows count as unseen.
+            hash_rows: users and items are hashed to this many rows each; 0: those frequent enough have their own.
 
         Raises:
             CaptionaryError: see the class.
@@ -142,25 +144,37 @@ class RankingData:
         counts = np.bincount(item[train], minlength=items)
         shown = np.flatnonzero(counts).astype(np.int64)
         context, columns = context_categorical or {}, item_categorical or {}
+        raw_items = np.arange(items) if item_keys is None else item_keys
+        # other seeds, so that users and items of the same numbers do not all collide alike
+        empty = [Vocabulary(min_rows=min_rows, hash_rows=hash_rows, seed=k) for k in (0, 1)]
+        found = {"user": empty[0].grow(users, train), "item": empty[1].count(raw_items, counts)}
+        found |= {f"context.{name}": Vocabulary.fit(raw, train) for name, raw in context.items()}
+        found |= {f"item.{name}": Vocabulary.fit(raw, shown) for name, raw in columns.items()}
         return cls(
-            user=factorize_ids(users, train, min_rows=min_rows)[0],
+            user=found["user"].index(users),
             item=item,
-            item_id=_known(counts, min_rows)[0],
+            item_id=found["item"].index(raw_items),
             train=train,
-            context_categorical={name: factorize_ids(raw, train)[0] for name, raw in context.items()},
-            item_categorical={name: factorize_ids(raw, shown)[0] for name, raw in columns.items()},
+            context_categorical={name: found[f"context.{name}"].index(raw) for name, raw in context.items()},
+            item_categorical={name: found[f"item.{name}"].index(raw) for name, raw in columns.items()},
+            vocabularies=found,
             **rest,
         )
 
     @property
     def users(self) -> int:
         """Rows of the user table, index 0 included."""
-        return int(self.user.max(initial=0)) + 1
+        return self.rows_of("user", self.user)
 
     @property
     def item_ids(self) -> int:
         """Rows of the item id table, index 0 included."""
-        return int(self.item_id.max(initial=0)) + 1
+        return self.rows_of("item", self.item_id)
+
+    def rows_of(self, table: str, index: Ints) -> int:
+        """Rows of a table: those of its vocabulary, or as many as `index` needs."""
+        known = self.vocabularies.get(table)
+        return max(int(index.max(initial=0)) + 1, known.rows if known is not None else 0)
 
     @property
     def numeric(self) -> tuple[str, ...]:
@@ -186,6 +200,24 @@ class RankingData:
         return max((int(each.values.max(initial=0)) for each in lists), default=0) + 1
 
 
+def check_labels(
+    labels: npt.NDArray[np.floating[Any]], tasks: Sequence[str], kinds: Sequence[TaskKind], *, where: str = ""
+) -> None:
+    """Refuse labels [N, T] outside their task's range: 0 to 1 if binary, else finite and >= 0; NaN is missing.
+
+    Raises:
+        CaptionaryError: names the first row and task; `where` says what the rows are of.
+    """
+    binary = np.array([kind == "binary" for kind in kinds])
+    good = (labels >= 0) & np.where(binary, labels <= 1, np.isfinite(labels))
+    bad = ~(good | np.isnan(labels))
+    if bad.any():
+        row, task = (int(place[0]) for place in np.nonzero(bad))
+        place = f"row {row}, {tasks[task]}" + (f", {where}" if where else "")
+        rule = "from 0 to 1" if binary[task] else "finite and >= 0"
+        raise bad_value("label", float(labels[row, task]), rule, where=place)
+
+
 def _check(data: RankingData) -> None:
     rows, items = len(data.item), len(data.item_id)
     if data.labels.shape != (rows, len(data.tasks)) or not data.tasks:
@@ -202,11 +234,10 @@ def _check(data: RankingData) -> None:
     if len(np.intersect1d(data.train, data.eval)):
         both = int(np.intersect1d(data.train, data.eval)[0])
         raise bad_value("eval row", both, "outside the training rows", todo="keep each row in one split")
-    bad = ~((data.labels >= 0) & (data.labels <= 1))
-    if bad.any():
-        row, task = (int(place[0]) for place in np.nonzero(bad))
-        where = f"row {row}, {data.tasks[task]}"
-        raise bad_value("label", float(data.labels[row, task]), "from 0 to 1", where=where)
+    check_labels(data.labels, data.tasks, data.task_kinds)
+    for task, name in enumerate(data.tasks):
+        if np.isnan(data.labels[data.train, task]).all():
+            raise bad_value(f"training labels of {name}", 0, ">= 1", todo="leave the task out")
     for group, length in (("context", rows), ("item", items)):
         for name, index in getattr(data, f"{group}_categorical").items():
             if len(index) != length:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from captionary.errors import CaptionaryError, bad_value, nearest
+from captionary.spec import TaskKind
 
 if TYPE_CHECKING:
     from captionary.rank.data import RankingData
 
-__all__ = ["FeatureSet", "Schema"]
+__all__ = ["FeatureSet", "Schema", "TaskKind"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,17 @@ class Schema:
     """Event types whose profiles are fields, in order; () without profiles."""
     vocabulary: int = 0
     """Rows of the shared token table; 0 without tokens and profiles."""
+    task_kinds: tuple[TaskKind, ...] = ()
+    """Of each task; (): all binary."""
+    task_weights: tuple[float, ...] = ()
+    """Of each task's loss; (): all 1."""
+
+    def __post_init__(self) -> None:
+        for name, default in (("task_kinds", "binary"), ("task_weights", 1.0)):
+            given = getattr(self, name) or (default,) * len(self.tasks)
+            if len(given) != len(self.tasks):
+                raise bad_value(name, given, f"one for each of {len(self.tasks)} tasks")
+            object.__setattr__(self, name, given)
 
     @classmethod
     def of(cls, data: RankingData, features: FeatureSet) -> Schema:
@@ -105,13 +117,15 @@ class Schema:
             users=data.users,
             items=data.item_ids,
             numeric=data.numeric,
-            context=_sizes(data.context_categorical),
-            item_categories=_sizes(data.item_categorical),
+            context=_sizes(data, "context", data.context_categorical),
+            item_categories=_sizes(data, "item", data.item_categorical),
             visual=data.visual.shape[1] if features.visual and data.visual is not None else 0,
             vectors={name: data.vectors[name].values.shape[1] for name in features.vectors},
             tokens=features.tokens is not None,
             events=tuple(data.profiles[features.profiles]) if features.profiles is not None else (),
             vocabulary=data.vocabulary(features.key) if features.key is not None else 0,
+            task_kinds=data.task_kinds,
+            task_weights=data.task_weights,
         )
 
     @property
@@ -129,13 +143,19 @@ class Schema:
             *(f"profile.{event}" for event in self.events),
         )
 
+    @property
+    def item_fields(self) -> tuple[str, ...]:
+        """Those of them that say what the item is: its id, visual vector, tokens; and dense vectors, whosever."""
+        said = ("item", "visual", "tokens", *(f"vector.{name}" for name in self.vectors))
+        return tuple(name for name in self.fields if name in said)
+
     def check_accepts(self, other: Schema) -> None:
         """Refuse data whose columns differ from those trained on, or whose indices exceed the tables.
 
         Raises:
             CaptionaryError: names the first difference.
         """
-        for name in ("tasks", "numeric", "visual", "tokens", "events"):
+        for name in ("tasks", "task_kinds", "numeric", "visual", "tokens", "events"):
             if getattr(self, name) != getattr(other, name):
                 raise self._differs(name, getattr(other, name), getattr(self, name))
         if list(self.vectors.items()) != list(other.vectors.items()):
@@ -155,5 +175,5 @@ class Schema:
         return bad_value(name, found, str(expected), where="what the ranker was trained on")
 
 
-def _sizes(columns: Mapping[str, Any]) -> dict[str, int]:
-    return {name: int(index.max(initial=0)) + 1 for name, index in columns.items()}
+def _sizes(data: RankingData, group: str, columns: Mapping[str, Any]) -> dict[str, int]:
+    return {name: data.rows_of(f"{group}.{name}", index) for name, index in columns.items()}

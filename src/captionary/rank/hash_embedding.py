@@ -12,29 +12,16 @@ k = 2 they are 4,096 · 16 + 100,000 · 2 = 265,536.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captionary.errors import bad_value
 from captionary.rank.bags import Lists, pool
+from captionary.rank.hashing import hash_rows
 from captionary.rank.initial import normal
 
-__all__ = ["HashEmbedding", "hash_rows"]
-
-
-def hash_rows(keys: npt.NDArray[np.int64], function: int, rows: int) -> npt.NDArray[np.int64]:
-    """Hash function number `function` of `keys` [N], as rows 0 to `rows` - 1; the same in any process and machine.
-
-    The finalizer of SplitMix64 (Steele, Lea and Flood 2014), started elsewhere for each function.
-    """
-    start = (0x9E3779B97F4A7C15 * (function + 1)) % 2**64
-    mixed = keys.astype(np.uint64) + np.uint64(start)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed = mixed ^ (mixed >> np.uint64(31))
-    return (mixed % np.uint64(rows)).astype(np.int64)
+__all__ = ["HashEmbedding"]
 
 
 class HashEmbedding(nn.Module):

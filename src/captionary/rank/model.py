@@ -12,12 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captionary.errors import bad_value
-from captionary.rank.bags import Lists, pool
+from captionary.rank.attention import ProfileAttention
+from captionary.rank.bags import Lists, gather, pool, pool_normalised
+from captionary.rank.calibration import Calibration
 from captionary.rank.features import Schema
 from captionary.rank.hash_embedding import HashEmbedding
 from captionary.rank.initial import linear, normal, pretrained
-from captionary.rank.interaction import BlockLinear, DotInteraction
+from captionary.rank.interaction import BlockLinear, Concatenation, CrossNetwork, DotInteraction
+from captionary.rank.losses import to_prediction
 from captionary.rank.settings import RankerConfig
+from captionary.rank.towers import Experts
 from captionary.represent.vectors import TokenVectors
 
 __all__ = ["Batch", "Output", "Ranker"]
@@ -37,9 +41,11 @@ class Batch(NamedTuple):
     tokens: Lists | None
     """M lists."""
     profiles: Lists | None
-    """B x E lists, those of an impression side by side."""
+    """P distinct lists, of users and of times between which nothing happened."""
     vectors: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({})
     """Key → (P distinct vectors [P, D], [B] which of them)."""
+    profile_place: Tensor | None = None
+    """[B, E] which of the P lists each event type's profile is."""
 
 
 class Output(NamedTuple):
@@ -52,7 +58,7 @@ class Output(NamedTuple):
 
 
 class Ranker(nn.Module):
-    """A shared-bottom multi-task DLRM; `seed` and names decide all initial values.
+    """A multi-task DLRM; `seed` and names decide all initial values.
 
     Args:
         config: sizes and initial scales.
@@ -62,6 +68,8 @@ class Ranker(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    calibration: Calibration | None = None
+    """Fitted on rows beyond those of training, where it was asked for; saved with the weights."""
 
     def __init__(self, config: RankerConfig, schema: Schema, seed: int) -> None:
         super().__init__()
@@ -107,12 +115,28 @@ class Ranker(nn.Module):
         elif schema.vocabulary:
             tokens = normal(seed, "token", (schema.vocabulary, width), config.token_init)
             self.token_table = nn.Parameter(tokens)
-        self.interaction = DotInteraction(schema.fields, width, config.interaction)
-        self.top_in = BlockLinear(seed, "top", self.interaction.blocks, config.top[0])
-        self.top = nn.ModuleList(
-            linear(seed, f"top.{depth}", inputs, outputs)
-            for depth, (inputs, outputs) in enumerate(pairwise(config.top))
-        )
+        if schema.events and config.profile_pooling == "attention":
+            asked = tuple(name for name in ("item", "visual", "tokens") if name in schema.fields)
+            self.attention = ProfileAttention(asked, schema.events, width, config.token_init)
+        self.interaction = _interaction(seed, config, schema)
+        if config.towers == "shared_bottom":
+            self.top_in = BlockLinear(seed, "top", self.interaction.blocks, config.top[0])
+            self.top = nn.ModuleList(
+                linear(seed, f"top.{depth}", inputs, outputs)
+                for depth, (inputs, outputs) in enumerate(pairwise(config.top))
+            )
+        else:
+            layered = config.towers == "ple"
+            self.experts = Experts(
+                seed,
+                self.interaction.blocks,
+                schema.tasks,
+                config.top,
+                shared=config.experts,
+                own=config.task_experts if layered else 0,
+                levels=config.expert_levels if layered else 1,
+                dropout=config.dropout,
+            )
         last, hidden = config.top[-1], config.tower
         parts = [normal(seed, f"tower.{task}.in", (last, hidden), (2 / last) ** 0.5) for task in schema.tasks]
         outs = [normal(seed, f"tower.{task}.out", (hidden,), 0.3 * hidden**-0.5) for task in schema.tasks]
@@ -160,46 +184,125 @@ class Ranker(nn.Module):
         penalty = fields[0].new_zeros(())
         for name, index in batch.ids.items():
             table = self.tables[_slot(name)]
-            rows = F.embedding(index, table, sparse=self.training and len(table) > self.config.sparse_rows)
+            sparse = self.training and len(table) > self.config.sparse_rows
+            rows = F.embedding(index, table, sparse=True) if sparse else gather(table, index)
             fields.append(rows[:, :width])
             if self.config.biases:
                 bias = rows[:, width:] if bias is None else bias + rows[:, width:]
             if name in ("user", "item") and self.config.embedding_decay:
                 penalty = penalty + rows.square().sum() / len(index)
         if batch.visual is not None:
-            fields.append(self.visual_norm(self.visual(batch.visual))[batch.place])
+            fields.append(gather(self.visual_norm(self.visual(batch.visual)), batch.place))
         for name in schema.vectors:
             vectors, place = batch.vectors[name]
-            fields.append(self.vectors[_slot(name)](vectors)[place])
+            fields.append(gather(self.vectors[_slot(name)](vectors), place))
         if batch.tokens is not None:
-            fields.append(self._bags(batch.tokens)[batch.place])
-        if batch.profiles is not None:
-            fields += self._bags(batch.profiles).view(len(batch.dense), len(schema.events), width).unbind(1)
-        hidden = F.relu(self.top_in(self.interaction(torch.stack(fields, dim=1))))  # [B, F, D] → [B, H]
-        hidden = F.dropout(hidden, self.config.dropout, self.training)
-        for layer in self.top:
-            hidden = F.relu(layer(hidden))
-        towers = F.relu(torch.addmm(self.tower_in_bias, hidden, self.tower_in))
-        towers = towers.view(len(hidden), len(schema.tasks), -1)  # [B, T, tower]
-        logits = (towers * self.tower_out).sum(-1) + self.tower_out_bias
+            fields.append(gather(self._bags(batch.tokens, self.config.token_pooling), batch.place))
+        logits = self._towers(self._cross(fields, batch))
         return Output(logits if bias is None else logits + bias, penalty)
+
+    def _cross(self, fields: list[Tensor], batch: Batch) -> Tensor:
+        """The interaction of all fields but profiles, each [B, D], and of the batch's profiles."""
+        if batch.profiles is None or batch.profile_place is None:
+            return self.interaction(torch.stack(fields, dim=1))  # type: ignore[no-any-return]
+        if self.config.profile_pooling == "attention":
+            fields += self._attended(dict(zip(self.schema.fields, fields, strict=False)), batch)
+            return self.interaction(torch.stack(fields, dim=1))  # type: ignore[no-any-return]
+        bags = self._bags(batch.profiles, self.config.profile_pooling)  # [P, D]
+        if isinstance(self.interaction, DotInteraction) and self.interaction.crossed == len(fields):
+            return self.interaction.shared(torch.stack(fields, dim=1), bags, batch.profile_place)
+        fields += [gather(bags, place) for place in batch.profile_place.unbind(1)]
+        return self.interaction(torch.stack(fields, dim=1))  # type: ignore[no-any-return]
+
+    def predictions(self, logits: Tensor, *, calibrated: bool = False) -> Tensor:
+        """Probabilities, or amounts in the unit of the label, from logits [B, T].
+
+        Raises:
+            CaptionaryError: `calibrated` without a calibration.
+        """
+        if not calibrated:
+            return to_prediction(logits, self.schema.task_kinds)
+        if self.calibration is None:
+            raise bad_value("calibrated", True, "False", where="the ranker has no calibration")
+        return self.calibration.apply(logits, self.schema.tasks, self.schema.task_kinds)
+
+    def _towers(self, crossed: Tensor) -> Tensor:
+        """The interaction's output [B, width of its blocks] → logits [B, T]."""
+        tasks = len(self.schema.tasks)
+        if self.config.towers == "shared_bottom":
+            hidden = F.relu(self.top_in(crossed))
+            hidden = F.dropout(hidden, self.config.dropout, self.training)
+            for layer in self.top:
+                hidden = F.relu(layer(hidden))
+            towers = torch.addmm(self.tower_in_bias, hidden, self.tower_in).view(len(hidden), tasks, -1)
+        else:
+            weight = self.tower_in.view(-1, tasks, self.config.tower)  # [last, T, tower]
+            towers = torch.einsum("bti,ith->bth", self.experts(crossed), weight)
+            towers = towers + self.tower_in_bias.view(tasks, -1)
+        logits: Tensor = (F.relu(towers) * self.tower_out).sum(
+            -1
+        ) + self.tower_out_bias  # [B, T, tower] → [B, T]
+        return logits
 
     def _norm(self) -> nn.LayerNorm:
         norm = nn.LayerNorm(self.config.embedding_dim)
         nn.init.constant_(norm.weight, self.config.visual_scale / self.config.embedding_dim**0.5)
         return norm
 
-    def _bags(self, lists: Lists) -> Tensor:
-        # a mean over many tokens is short: unless normalised, its dot products vanish beside those of ids
-        width = self.config.embedding_dim
-        if self.training and self.config.token_dropout:
-            kept = F.dropout(lists.weights, self.config.token_dropout)
-            lists = lists._replace(weights=kept)
-        hashed = self.config.token_table == "hash"
-        pooled = self.token_hash(lists) if hashed else pool(self.token_table, lists)
-        normalised = F.layer_norm(pooled, (width,))
-        scaled: Tensor = normalised * (self.config.bag_scale / width**0.5)
+    def _bags(self, lists: Lists, pooling: str) -> Tensor:
+        lists = self._dropped(lists)
+        if pooling == "sum":
+            owner = torch.repeat_interleave(lists.offsets.diff())
+            mass = lists.weights.new_zeros(len(lists.offsets) - 1).index_add(0, owner, lists.weights)
+            louder = lists.offsets.diff() / torch.where(mass == 0, 1.0, mass)  # tokens ÷ weight of the list
+            lists = lists._replace(weights=lists.weights * louder[owner])
+        if self.config.token_table == "hash":
+            pooled = self.token_hash(lists)
+        else:
+            sparse = self.training and len(self.token_table) > self.config.sparse_rows
+            if pooling == "mean":
+                return pool_normalised(self.token_table, lists, self._bag_scale, sparse=sparse)
+            pooled = pool(self.token_table, lists, sparse=sparse)
+        return pooled * self.config.bag_scale if pooling == "sum" else self._normalised(pooled)
+
+    def _attended(self, fields: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, ...]:
+        """The profile of each event type, as the items of the impressions see it: E times [B, D]."""
+        assert batch.profiles is not None
+        assert batch.profile_place is not None
+        lists = self._dropped(batch.profiles)
+        if self.config.token_table == "hash":
+            used, place = torch.unique(lists.values, return_inverse=True)
+            tokens = gather(self.token_hash.rows(used), place)
+        else:
+            tokens = gather(self.token_table, lists.values)
+        item = torch.cat([fields[name] for name in self.attention.fields], dim=1)
+        return self._normalised(self.attention(item, tokens, lists, batch.profile_place)).unbind(1)
+
+    def _dropped(self, lists: Lists) -> Lists:
+        if not (self.training and self.config.token_dropout):
+            return lists
+        return lists._replace(weights=F.dropout(lists.weights, self.config.token_dropout))
+
+    def _normalised(self, pooled: Tensor) -> Tensor:
+        scaled: Tensor = F.layer_norm(pooled, (self.config.embedding_dim,)) * self._bag_scale
         return scaled
+
+    @property
+    def _bag_scale(self) -> float:
+        scale: float = self.config.bag_scale / self.config.embedding_dim**0.5
+        return scale
+
+
+def _interaction(
+    seed: int, config: RankerConfig, schema: Schema
+) -> DotInteraction | CrossNetwork | Concatenation:
+    width, fields = config.embedding_dim, schema.fields
+    if config.interaction == "dcnv2":
+        return CrossNetwork(seed, fields, width, layers=config.cross_layers, rank=config.cross_rank)
+    if config.interaction == "concat":
+        return Concatenation(fields, width)
+    meets = schema.item_fields if config.profile_fields == "meet" else ()
+    return DotInteraction(fields, width, config.interaction, meets)
 
 
 def _slot(name: str) -> str:

@@ -1,50 +1,170 @@
-"""Adagrad (Duchi et al. 2011) for tables, exact for sparse and for dense gradients."""
+"""Optimizers for tables, exact for sparse as for dense gradients; and those of the layers.
+
+All of them see the gradients of single rows' losses, summed: the mean of the loss over a batch is undone, so that
+neither damping nor learning rate depends on the batch. A row without a gradient stays as it is, its accumulator and
+its decay included, so a sparse gradient (`sparse_rows` of the ranker's config) gives the update of the dense one.
+
+    adagrad            s += g g               p -= lr g / (sqrt(s) + eps)     Duchi et al. 2011
+    rowwise_adagrad    s += mean(g g)         p -= lr g / (sqrt(s) + eps)     one s a row: Gupta et al. 2014; fbgemm's
+                                                                              and TorchRec's EXACT_ROWWISE_ADAGRAD
+    sgd                                       p -= lr g
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TableAdagrad"]
+from captionary.errors import bad_value, nearest
+from captionary.rank.fit_settings import DENSE_OPTIMIZERS, TABLE_OPTIMIZERS
+
+__all__ = [
+    "RowWiseAdagrad",
+    "TableAdagrad",
+    "TableOptimizer",
+    "TableSGD",
+    "dense_optimizer",
+    "table_optimizer",
+]
 
 _EPS = 1e-8
 
 
-class TableAdagrad:
-    """A row without a gradient stays as it is, so a sparse gradient gives the update of the dense one.
+class TableSGD:
+    """Plain stochastic gradient descent, and what the optimizers of tables have in common.
 
     Args:
-        tables: what to train.
+        tables: what to train, each [rows, width].
         lr: learning rate.
-        damping: initial accumulator.
+        decay: decoupled L2 (Loshchilov and Hutter 2019): a row that has a gradient also loses this share x lr of
+            itself, >= 0. Rows that do not occur do not fade.
     """
 
-    def __init__(self, tables: list[nn.Parameter], lr: float, damping: float) -> None:
-        self.tables, self.lr = tables, lr
-        self.sums = [torch.full_like(table, damping) for table in tables]
+    def __init__(self, tables: Sequence[nn.Parameter], lr: float, *, decay: float = 0.0) -> None:
+        self.tables, self.lr, self.decay = list(tables), lr, decay
+        self.sums: list[Tensor] = []
+        """The accumulator of each table; none without accumulators."""
 
     @torch.no_grad()
-    def step(self, factor: float, rows: int) -> None:
+    def step(self, factor: float, rows: float) -> None:
         """Apply and clear the gradients.
 
         Args:
             factor: on the learning rate.
             rows: what undoes the mean in the loss, so that `damping` does not depend on the batch.
         """
-        for table, total in zip(self.tables, self.sums, strict=True):
+        for place, table in enumerate(self.tables):
             if table.grad is None:
                 continue
             if table.grad.is_sparse:
                 grad = table.grad.coalesce()
-                index, values = grad.indices()[0], grad.values() * rows
-                seen = total[index].addcmul_(values, values)
-                total[index] = seen
-                table[index] = table[index].sub_(self._move(values, seen, factor))
+                self._sparse(place, table, grad.indices()[0], grad.values() * rows, factor)
             else:
-                values = table.grad * rows
-                total.addcmul_(values, values)
-                table.sub_(self._move(values, total, factor))
+                self._dense(place, table, table.grad * rows, factor)
             table.grad = None
+
+    def _sparse(self, place: int, table: Tensor, index: Tensor, grad: Tensor, factor: float) -> None:
+        old = table[index]
+        if self.decay:
+            self._fade(old, grad, factor)
+        if self.sums:
+            seen = self._add(self.sums[place][index], grad)
+            self.sums[place][index] = seen
+            table[index] = old.sub_(self._move(grad, seen, factor))
+        else:
+            table[index] = old.sub_(grad, alpha=self.lr * factor)
+
+    def _dense(self, place: int, table: Tensor, grad: Tensor, factor: float) -> None:
+        if self.decay:
+            self._fade(table, grad, factor)
+        if self.sums:
+            table.sub_(self._move(grad, self._add(self.sums[place], grad), factor))
+        else:
+            table.sub_(grad, alpha=self.lr * factor)
+
+    def _fade(self, rows: Tensor, grad: Tensor, factor: float) -> None:
+        learns = grad.ne(0).any(dim=1, keepdim=True)
+        rows.mul_(1 - self.lr * factor * self.decay * learns)
+
+    def _add(self, total: Tensor, grad: Tensor) -> Tensor:
+        """Add a gradient to an accumulator in place."""
+        raise NotImplementedError
 
     def _move(self, grad: Tensor, total: Tensor, factor: float) -> Tensor:
         return grad / (total.sqrt() + _EPS) * (self.lr * factor)
+
+
+class TableAdagrad(TableSGD):
+    """Adagrad: an accumulator for each number.
+
+    Args:
+        tables, lr, decay: as of `TableSGD`.
+        damping: initial accumulator.
+    """
+
+    def __init__(
+        self, tables: Sequence[nn.Parameter], lr: float, damping: float, *, decay: float = 0.0
+    ) -> None:
+        super().__init__(tables, lr, decay=decay)
+        self.sums = [torch.full_like(table, damping) for table in tables]
+
+    def _add(self, total: Tensor, grad: Tensor) -> Tensor:
+        return total.addcmul_(grad, grad)
+
+
+class RowWiseAdagrad(TableSGD):
+    """Adagrad with one accumulator a row, which adds the mean square of the row's gradient: memory of 1 / width.
+
+    Args:
+        tables, lr, decay: as of `TableSGD`.
+        damping: initial accumulator.
+    """
+
+    def __init__(
+        self, tables: Sequence[nn.Parameter], lr: float, damping: float, *, decay: float = 0.0
+    ) -> None:
+        super().__init__(tables, lr, decay=decay)
+        self.sums = [table.new_full((len(table),), damping) for table in tables]
+
+    def _add(self, total: Tensor, grad: Tensor) -> Tensor:
+        return total.add_(grad.square().mean(dim=1))
+
+    def _move(self, grad: Tensor, total: Tensor, factor: float) -> Tensor:
+        return super()._move(grad, total.unsqueeze(1), factor)
+
+
+TableOptimizer = TableSGD
+"""The type of all three."""
+
+
+def table_optimizer(
+    name: str, tables: Sequence[nn.Parameter], *, lr: float, damping: float = 0.0, decay: float = 0.0
+) -> TableOptimizer:
+    """The optimizer of that name (see the module) for `tables`.
+
+    Raises:
+        CaptionaryError: no such optimizer.
+    """
+    if name == "adagrad":
+        return TableAdagrad(tables, lr, damping, decay=decay)
+    if name == "rowwise_adagrad":
+        return RowWiseAdagrad(tables, lr, damping, decay=decay)
+    if name == "sgd":
+        return TableSGD(tables, lr, decay=decay)
+    raise bad_value("optimizer of tables", name, nearest(name, TABLE_OPTIMIZERS))
+
+
+def dense_optimizer(
+    name: str, layers: Sequence[nn.Parameter], *, lr: float, decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """AdamW (decoupled decay), or Adam (decay as a part of the gradient), for the layers.
+
+    Raises:
+        CaptionaryError: no such optimizer.
+    """
+    if name not in DENSE_OPTIMIZERS:
+        raise bad_value("optimizer of layers", name, nearest(name, DENSE_OPTIMIZERS))
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(layers, lr=lr, betas=(0.9, 0.99), weight_decay=decay)

@@ -10,8 +10,21 @@ from captionary.errors import bad_value
 
 __all__ = ["RankerConfig"]
 
+_CHOICES = {
+    "interaction": ("dot+fields", "dot", "dcnv2", "concat"),
+    "towers": ("shared_bottom", "mmoe", "ple"),
+    "token_table": ("plain", "hash"),
+    "token_pooling": ("mean", "sum"),
+    "profile_pooling": ("mean", "sum", "attention"),
+    "profile_fields": ("meet", "all"),
+}
 _AT_LEAST_ONE = (
     "embedding_dim", "tower", "epochs", "batch_size", "shuffle_window", "hash_components", "hash_functions",
+    "cross_layers", "experts", "expert_levels", "id_min_rows", "together",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "embedding_damping", "embedding_decay", "dense_decay", "sparse_rows", "hash_importance", "cross_rank",
+    "task_experts", "id_hash_rows",
 )  # fmt: skip
 
 
@@ -23,11 +36,23 @@ class RankerConfig:
     """Width of every field vector, >= 1."""
     bottom: tuple[int, ...] = (32,)
     """Hidden widths of the MLP over numeric features, each >= 1; () for a single linear layer."""
-    interaction: Literal["dot+fields", "dot"] = "dot+fields"
+    interaction: Literal["dot+fields", "dot", "dcnv2", "concat"] = "dot+fields"
     """What the top MLP reads: dot products of all pairs of fields with the field vectors, or with the dense
-    vector alone, as in DLRM."""
+    vector alone, as in DLRM; cross layers, as in DCN V2; or the field vectors alone."""
+    cross_layers: int = 2
+    """dcnv2: cross layers, >= 1."""
+    cross_rank: int = 0
+    """dcnv2: rank of a cross layer's matrix, >= 0; 0: full rank."""
     top: tuple[int, ...] = (128,)
-    """Hidden widths of the top MLP that all tasks share, at least one, each >= 1."""
+    """Hidden widths of the top MLP, at least one, each >= 1: all tasks share it, or each expert is one."""
+    towers: Literal["shared_bottom", "mmoe", "ple"] = "shared_bottom"
+    """How the tasks share: one top MLP, gated experts (MMoE), or shared and own experts in levels (PLE)."""
+    experts: int = 4
+    """mmoe, ple: experts that all tasks share, >= 1."""
+    task_experts: int = 1
+    """ple: experts of each task alone, >= 0."""
+    expert_levels: int = 1
+    """ple: levels of experts, >= 1; 1 is the paper's CGC."""
     tower: int = 16
     """Hidden width of each task's tower, >= 1."""
     biases: bool = True
@@ -46,6 +71,18 @@ class RankerConfig:
     """hash: rows of importance weights, >= 0; 0: one for each token."""
     hash_append: bool = False
     """hash: whether a token's importance weights are also part of its vector."""
+    token_pooling: Literal["mean", "sum"] = "mean"
+    """How an item's tokens become one vector: the weighted mean, brought to the length `bag_scale`; or their sum with
+    weights of mean 1, scaled alike but not normalised, so that more tokens are louder."""
+    profile_pooling: Literal["mean", "sum", "attention"] = "mean"
+    """The same for profiles; or `attention`: a mean in which the item at hand weighs the tokens, too, as in DIN."""
+    id_min_rows: int = 1
+    """Training rows that a user or item needs for a vector of its own, >= 1; the others share that of the unseen."""
+    id_hash_rows: int = 0
+    """Rows to which users are hashed, and as many for items, >= 0; 0: a row for each that has `id_min_rows`."""
+    profile_fields: Literal["meet", "all"] = "meet"
+    """dot, dot+fields: what profiles give: their dot products with the item's fields (id, visual vector, tokens, other
+    vectors), or those with all fields and, for dot+fields, themselves."""
     bag_scale: float = 1.0
     """Length of a pooled, normalised token bag, > 0: a long list is not louder than a short one."""
     visual_scale: float = 1.0
@@ -68,6 +105,9 @@ class RankerConfig:
     """Rows a step, >= 1."""
     shuffle_window: int = 65_536
     """Rows in time order that are shuffled among themselves, >= 1; 1 keeps the order of time."""
+    together: int = 8
+    """Successive rows of a user in a window that are shuffled as one, >= 1: a batch then has fewer users, and each of
+    their profiles once (RecD, Zhao et al. 2023)."""
     unseen_share: float = 0.015
     """Share of ids shown as unseen (index 0) in training, 0 <= share < 1: trains the fallback of cold ids."""
     unseen_items: float | None = None
@@ -94,17 +134,16 @@ class RankerConfig:
                 raise bad_value(name, getattr(self, name), "widths >= 1")
         if not self.top:
             raise bad_value("top", self.top, "at least one width")
-        if self.interaction not in ("dot+fields", "dot"):
-            raise bad_value("interaction", self.interaction, "dot+fields or dot")
-        if self.token_table not in ("plain", "hash"):
-            raise bad_value("token_table", self.token_table, "plain or hash")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise bad_value(name, getattr(self, name), ", ".join(known[:-1]) + f" or {known[-1]}")
         if self.hash_append and self.hash_functions >= self.embedding_dim:
             rule = f"< embedding_dim == {self.embedding_dim}, as hash_append makes them part of the vector"
             raise bad_value("hash_functions", self.hash_functions, rule)
         for name in ("id_init", "token_init", "bag_scale", "visual_scale", "embedding_lr", "dense_lr"):
             if not getattr(self, name) > 0:
                 raise bad_value(name, getattr(self, name), "> 0")
-        for name in ("embedding_damping", "embedding_decay", "dense_decay", "sparse_rows", "hash_importance"):
+        for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise bad_value(name, getattr(self, name), ">= 0")
         if not 0 <= self.cooldown <= 1:

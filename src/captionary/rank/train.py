@@ -9,21 +9,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import functional as F
 
 from captionary.errors import bad_value
 from captionary.rank.batches import Source, draw_epoch
 from captionary.rank.data import Ints, RankingData
 from captionary.rank.features import FeatureSet, Schema
-from captionary.rank.initial import seed_of
+from captionary.rank.losses import label_sums, to_prediction
 from captionary.rank.model import Ranker
-from captionary.rank.optimizers import TableAdagrad
 from captionary.rank.settings import RankerConfig
+from captionary.rank.step import Step, start_biases
 
 __all__ = ["LogEntry", "TrainedRanker", "predict", "train_ranker"]
 
 _LOG_EVERY = 50  # steps
-_LOWEST = 0.02  # share of the learning rates that is left at the last step
 
 
 class LogEntry(NamedTuple):
@@ -34,7 +32,7 @@ class LogEntry(NamedTuple):
     rows: int
     """Rows seen."""
     loss: float
-    """Mean binary cross entropy (nats) over tasks and the rows since the last entry, before each update."""
+    """Mean loss (nats for binary tasks) over tasks and the rows since the last entry, before each update."""
 
 
 class TrainedRanker(NamedTuple):
@@ -63,52 +61,35 @@ def train_ranker(data: RankingData, features: FeatureSet, config: RankerConfig, 
     spread = dense.std(axis=0)
     model.mean.copy_(torch.from_numpy(dense.mean(axis=0)))
     model.scale.copy_(torch.from_numpy(np.where(spread > 0, spread, 1.0)))
-    with torch.no_grad():  # start from the base rates, smoothed for a task of one class
-        rates = (data.labels[train].sum(axis=0, dtype=np.float64) + 0.5) / (len(train) + 1)
-        model.tower_out_bias.copy_(torch.from_numpy(np.log(rates / (1 - rates))))
+    start_biases(model, label_sums(data.labels[train], data.task_kinds))
     source = _source(model, data, features)
-    tables = TableAdagrad(model.embeddings(), config.embedding_lr, config.embedding_damping)
-    layers = torch.optim.AdamW(
-        model.layers(), lr=config.dense_lr, betas=(0.9, 0.99), weight_decay=config.dense_decay
-    )
-    steps = config.epochs * math.ceil(len(train) / config.batch_size)
+    step = Step(model, config, seed, config.epochs * math.ceil(len(train) / config.batch_size))
     log: list[LogEntry] = []
-    step = rows_seen = since = 0
+    rows_seen = since = 0
     total = 0.0
     model.train()
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):  # dropout has streams of its own; the caller's is left alone
         for epoch in range(config.epochs):
             drawn = draw_epoch(
-                train, seed, epoch, config.shuffle_window, config.unseen_share, config.unseen_items_share
+                train,
+                seed,
+                epoch,
+                config.shuffle_window,
+                config.unseen_share,
+                config.unseen_items_share,
+                users=data.user,
+                together=config.together,
             )
             for start in range(0, len(train), config.batch_size):
                 part = slice(start, start + config.batch_size)
                 rows = drawn.order[part]
-                torch.manual_seed(seed_of(seed, f"dropout {step}"))
-                output = model(source.batch(rows, drawn.unseen_user[part], drawn.unseen_item[part]))
-                labels = torch.from_numpy(np.asarray(data.labels[rows], np.float32))
-                loss = F.binary_cross_entropy_with_logits(output.logits, labels)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise bad_value(
-                        "training loss",
-                        value,
-                        "finite",
-                        where=f"step {step + 1} of {steps}, seed {seed}",
-                        todo="lower embedding_lr or dense_lr",
-                    )
-                (loss + config.embedding_decay / 2 * output.penalty).backward()
-                factor = _factor(step / steps, config.cooldown)
-                for group in layers.param_groups:
-                    group["lr"] = config.dense_lr * factor
-                layers.step()
-                layers.zero_grad()
-                tables.step(factor, labels.numel())
-                step, rows_seen, since = step + 1, rows_seen + len(rows), since + len(rows)
-                total += value * len(rows)
-                if step % _LOG_EVERY == 0 or step == steps:
-                    log.append(LogEntry(step, rows_seen, total / since))
+                batch = source.batch(rows, drawn.unseen_user[part], drawn.unseen_item[part])
+                loss = step(batch, torch.from_numpy(np.asarray(data.labels[rows], np.float32)))
+                rows_seen, since = rows_seen + len(rows), since + len(rows)
+                total += loss * len(rows)
+                if step.done % _LOG_EVERY == 0 or step.done == step.steps:
+                    log.append(LogEntry(step.done, rows_seen, total / since))
                     total, since = 0.0, 0
     seconds = time.perf_counter() - began
     model.eval()
@@ -124,7 +105,8 @@ def predict(
     *,
     batch_size: int = 4096,
 ) -> npt.NDArray[np.float32]:
-    """Probabilities of `rows` (default: the evaluation rows) for each task, float32 [len(rows), T].
+    """Predictions of `rows` (default: the evaluation rows) for each task, float32 [len(rows), T]: probabilities, or
+    amounts where the task is of amounts.
 
     Raises:
         CaptionaryError: data that the ranker was not made for, or a ranker whose outputs are not finite.
@@ -137,7 +119,8 @@ def predict(
     out = np.empty((len(rows), len(data.tasks)), np.float32)
     for start in range(0, len(rows), batch_size):
         part = slice(start, start + batch_size)
-        out[part] = torch.sigmoid(model(source.batch(rows[part])).logits).numpy()
+        logits = model(source.batch(rows[part])).logits
+        out[part] = to_prediction(logits, model.schema.task_kinds).numpy()
     model.train(was_training)
     if not np.isfinite(out).all():
         raise bad_value("prediction", "NaN", "finite", where="the ranker's weights", todo="train it again")
@@ -146,10 +129,3 @@ def predict(
 
 def _source(model: Ranker, data: RankingData, features: FeatureSet) -> Source:
     return Source(data, features, model.mean.numpy(), model.scale.numpy())
-
-
-def _factor(done: float, cooldown: float) -> float:
-    """What is left of the learning rates when a share `done` of the steps is."""
-    if done < 1 - cooldown:
-        return 1.0
-    return max((1 - done) / cooldown, _LOWEST)

@@ -1,0 +1,64 @@
+"""The processes that train one ranker together, as each of them sees them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch._C import _distributed_c10d as _C
+
+from captionary.errors import bad_value
+
+__all__ = ["Processes", "processes"]
+
+_ALONE = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+
+
+class Processes(NamedTuple):
+    """The processes that train together, as one of them sees them."""
+
+    rank: int
+    world: int
+    local_world: int
+    """On this machine."""
+    device: torch.device
+
+    def first(self, value: Any) -> Any:
+        """What the first process has, for all."""
+        said = [value if self.rank == 0 else None]
+        dist.broadcast_object_list(said, src=0)
+        return said[0]
+
+
+@contextmanager
+def processes() -> Iterator[Processes]:
+    """Meet the processes that `torchrun` or Ray Train started, or be alone: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        CaptionaryError: more processes than GPUs on a machine that has some.
+    """
+    said = {name: int(os.environ.get(name, one)) for name, one in _ALONE.items()}
+    rank, world, local, local_world = said.values()
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if local >= torch.cuda.device_count():
+            rule = f"at most {torch.cuda.device_count()}, the GPUs of this machine"
+            raise bad_value("nproc_per_node", local_world, rule)
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    joined = dist.is_initialized()
+    if not joined:
+        kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(kind)
+        else:
+            dist.init_process_group(kind, store=_C.HashStore(), rank=0, world_size=1)
+    try:
+        yield Processes(rank, world, local_world, device)
+    finally:
+        if not joined:
+            dist.destroy_process_group()
