@@ -11,15 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captionary.evidence.arms import LISTS
 from captionary.evidence.placebo import make_placebo
 from captionary.pipeline import Stages, split_of, training_items
-from captionary.rank.data import RankingData
+from captionary.rank.data import DenseVectors, RankingData
 from captionary.rank.features import FeatureSet
 from captionary.represent.jagged import Jagged
 from captionary.represent.tables import read_item_tokens, read_profiles
 from captionary.represent.tokenizers import load_tokenizer
 from captionary.represent.vectors import Whitening
-from captionary.rivals import read_semantic, read_sentence, read_token_vectors
+from captionary.rivals import read_lists, read_profile_text, read_sentence, read_token_vectors
 
 __all__ = [
     "evaluation_rows",
@@ -49,9 +50,14 @@ def ranking_data(stages: Stages) -> RankingData:
     shown = np.unique(item_index[train])
     return RankingData.from_arrays(
         tasks=tuple(task.name for task in spec.tasks),
+        task_kinds=tuple(task.kind for task in spec.tasks),
+        task_weights=tuple(task.weight for task in spec.tasks),
         users=impressions["user_id"],
         item=item_index,
         items=items.num_rows,
+        item_keys=items["item_id"],
+        min_rows=config.ranker.id_min_rows,
+        hash_rows=config.ranker.id_hash_rows,
         labels=dataset.labels(impressions),
         train=train,
         eval=evaluation_rows(stages, impressions),
@@ -78,6 +84,17 @@ def with_features(stages: Stages, shared: RankingData, features: FeatureSet) -> 
     if "sentence" in features.vectors:
         shown = np.unique(shared.item[shared.train])
         vectors["sentence"] = read_sentence(folder, shown, stages.config.vectors.sentence_dimensions)
+    for key in features.vectors:
+        if key.startswith("visual:"):
+            vectors[key] = _dealt(
+                shared.visual, seed=stages.config.evidence.seed, draw=int(key.split(":")[2])
+            )
+    if "profile_text" in features.vectors:
+        seen = stages.dataset.impressions(["user_id", "timestamp"])
+        dimensions = stages.config.vectors.sentence_dimensions
+        vectors["profile_text"] = read_profile_text(
+            folder, seen["user_id"], seen["timestamp"], shared.train, dimensions
+        )
     if features.token_vectors:
         learnt[features.token_vectors] = read_token_vectors(folder, features.token_vectors)
     return dataclasses.replace(
@@ -106,8 +123,8 @@ def item_tokens(stages: Stages, key: str) -> tuple[Jagged, npt.NDArray[np.float3
     A placebo's frequencies are those of its own lists, over all items: they know of no real caption.
     """
     assert stages.tokens is not None
-    if key == "semantic":
-        return read_semantic(stages.tokens.folder, training_items(stages.config, stages.dataset))
+    if key in LISTS:
+        return read_lists(stages.tokens.folder, key, training_items(stages.config, stages.dataset))
     letter, kind, draw = (*key.split(":"), "", "")[:3]
     folder = stages.tokens.folder / letter
     tokenizer = load_tokenizer(folder)
@@ -136,6 +153,14 @@ def _visual(captions: Path, shown: npt.NDArray[np.int64], dimensions: int) -> np
         vectors, present = stored["vectors"].astype(np.float32), stored["present"]
     fitted = shown[present[shown]]
     return Whitening.fit(vectors[fitted], dimensions).apply(vectors, present) if len(fitted) else None
+
+
+def _dealt(visual: npt.NDArray[np.float32] | None, *, seed: int, draw: int) -> DenseVectors:
+    """The visual vectors of the items that have one, dealt anew among them."""
+    assert visual is not None
+    order, rows = np.arange(len(visual)), np.flatnonzero(visual.any(axis=1))
+    order[rows] = np.random.default_rng((seed, draw)).permutation(rows)
+    return DenseVectors(visual[order])
 
 
 def _idf(tokens: Jagged, size: int) -> npt.NDArray[np.float32]:

@@ -280,14 +280,19 @@ def fit_model(stages: Stages, *, seeds: int = 2) -> GateModel:
     inner = _earlier(shared, order[times[order] < begin], order[times[order] >= begin])
     baseline, arm = _arms(stages)
     captioned = with_features(stages, inner, arm)
-    labels = inner.labels[inner.eval].astype(np.float64)
+    binary = np.array([kind == "binary" for kind in inner.task_kinds])
+    if not binary.any():
+        raise bad_value("tasks", ", ".join(inner.tasks), "with a binary one", where="what captions are worth")
+    labels = inner.labels[inner.eval][:, binary].astype(np.float64)
+    given = ~np.isnan(labels)
     total = np.zeros(len(inner.eval))
     for seed in range(seeds):
         losses = []
         for features in (baseline, arm):
             ranker = train_ranker(captioned, features, stages.config.ranker, seed).model
-            p = np.clip(predict(ranker, captioned, features).astype(np.float64), 1e-7, 1 - 1e-7)
-            losses.append(-(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean(axis=1))
+            p = np.clip(predict(ranker, captioned, features)[:, binary].astype(np.float64), 1e-7, 1 - 1e-7)
+            lost = -(labels * np.log(p) + (1 - labels) * np.log(1 - p))
+            losses.append(lost.sum(axis=1, where=given) / np.maximum(given.sum(axis=1), 1))
         total += (losses[0] - losses[1]) / seeds
     looked = looked_before(stages.captions.folder)
     context = gate_context(stages.config, stages.dataset, looked, GateConfig(policy="budget"), cutoff=begin)
@@ -402,6 +407,7 @@ def _measure(job: tuple[Policy | None, float, bool, int]) -> Measurement:
         seed=seed,
         items=int(paid.sum()),
         described=float(paid[data.item[data.eval]].mean()),
+        kinds=data.task_kinds,
     )
 
 

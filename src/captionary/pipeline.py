@@ -7,6 +7,7 @@ inputs, config and code, and invisible until complete; a killed run continues, a
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 from captionary.config import to_mapping
 from captionary.contract import Dataset, open_dataset
 from captionary.errors import bad_value, nearest
-from captionary.evidence.arms import Arms, default_arms
+from captionary.evidence.arms import CAPTIONLESS, LISTS, Arms, default_arms
 from captionary.represent.jagged import Jagged
 from captionary.settings import RunConfig
 from captionary.stages import Stage, code_version, fingerprint, locked, run_stage
@@ -67,6 +68,7 @@ class Stages(NamedTuple):
             placebos=self.config.evidence.placebos,
             rivals=self.config.evidence.rivals,
             on_visual=self.config.evidence.on_visual,
+            events=bool(self.dataset.spec.event_types),
         )
 
 
@@ -199,7 +201,8 @@ def _tokenize(stages: Stages) -> Stage:
         tokenizers={letter: to_mapping(chosen) for letter, chosen in config.tokenizers.items()},
         lends=config.gate.lends,
         rivals=(config.evidence.rivals, to_mapping(config.vectors)) if config.evidence.rivals else None,
-        code=code_version("represent", "rivals.py", "understand/gate_lookalike.py"),
+        written=_written(config),
+        code=code_version("represent", "rivals.py", "imagenet.py", "understand/gate_lookalike.py"),
     )
 
     def work(out: Path) -> Mapping[str, Any]:
@@ -225,22 +228,39 @@ def _tokenize(stages: Stages) -> Stage:
                 "fingerprint": tokenizer.fingerprint(),
                 "tokens_per_item": round(float(tokens.lengths[tokens.lengths > 0].mean()), 2),
             }
-        if facts["letters"] and config.evidence.rivals:
-            from captionary.rivals import write_rivals
+        kinds = [kind for kind in config.evidence.rivals if facts["letters"] or kind in CAPTIONLESS]
+        if kinds:
+            from captionary.rivals import Catalogue, write_rivals
 
+            items, first = dataset.items(), next(iter(config.tokenizers.values()))
             facts["rivals"] = write_rivals(
-                config.evidence.rivals,
+                kinds,
                 config.vectors,
                 captions=captions.folder,
                 tokens=out,
-                letter=facts["letters"][0],
+                letter=next(iter(facts["letters"]), ""),
                 known=known,
                 base=config.data.path or Path(),
                 cache=config.runs / "sentences",
+                catalogue=Catalogue(items, _pictures(dataset, items), first, config.folder),
             )
         return facts
 
     return run_stage(config.folder / "tokens", expected, work)
+
+
+def _written(config: RunConfig) -> str:
+    """Digest of the profiles in words, where a rival reads them."""
+    path = config.folder / config.vectors.profile_text
+    if "profile_text" not in config.evidence.rivals or not path.exists():
+        return ""
+    return hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()
+
+
+def _pictures(dataset: Dataset, items: pa.Table) -> list[Path | None]:
+    """The first local media file of each item."""
+    first = [next((uri for uri in entries or [] if uri), "") for entries in items["media"].to_pylist()]
+    return [dataset.media_path(uri) if uri and not is_remote(uri) else None for uri in first]
 
 
 def _lend(
@@ -286,10 +306,13 @@ def _profile(stages: Stages) -> Stage:
             placebo_key(letter, kind, seed)
             for letter in keys
             for kind in config.evidence.placebos
+            if kind != "pictures"  # which has no tokens
             for seed in range(config.evidence.seeds if kind != "constant" else 1)
         ]
-        if keys and "semantic" in config.evidence.rivals:
-            keys.append("semantic")
+        captioned = bool(keys)
+        keys += [
+            kind for kind in config.evidence.rivals if kind in LISTS and (captioned or kind in CAPTIONLESS)
+        ]
         for key in keys:
             listed, idf = item_tokens(stages, key)
             built = build_profiles(events, impressions, items, listed, chosen, idf, engine=config.engine.kind)
@@ -333,7 +356,7 @@ def _evidence(stages: Stages) -> Stage:
         name=config.name,
         evidence=to_mapping(config.evidence),
         curve=_text(curve_path(config)),
-        code=code_version("evidence", "rank", "assemble.py", "reporting.py", "weighing.py"),
+        code=code_version("evidence", "rank", "assemble.py", "reporting.py", "showing.py", "weighing.py"),
     )
 
     def work(out: Path) -> Mapping[str, Any]:

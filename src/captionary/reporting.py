@@ -1,4 +1,4 @@
-"""From trained rankers to the report: measure every arm, conclude, and pick the items and users that are shown."""
+"""From trained rankers to the report: measure every arm, conclude, and gather what is shown beside the verdict."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from captionary import __version__
-from captionary.assemble import evaluation_rows, profile_folder
+from captionary.assemble import evaluation_rows
 from captionary.config import to_mapping
 from captionary.evidence.budget import BudgetCurve
-from captionary.evidence.cards import ItemCard, ProfileCard
 from captionary.evidence.evaluate import Evaluation, evaluate
 from captionary.evidence.report import write_report
 from captionary.evidence.result import CaptionCounts, Evidence, RunInfo
@@ -30,12 +28,12 @@ from captionary.evidence.sections import Sections
 from captionary.evidence.verdict import conclude
 from captionary.gating import curve_path
 from captionary.pipeline import Stages, split_of
-from captionary.represent.tables import read_item_tokens, read_profiles
-from captionary.represent.tokenizers import load_tokenizer
+from captionary.showing import change_cards, item_cards, profile_cards
 from captionary.training import arm_folder
 from captionary.weighing import (
     calibration_of_run,
     cost_of_run,
+    extremes_of_run,
     history_of_run,
     importance_of_run,
     slices_of_run,
@@ -43,6 +41,8 @@ from captionary.weighing import (
 
 __all__ = ["write_evidence"]
 
+_EXTREMES = 3
+"""Items shown that captions helped most, and as many that they hurt most."""
 _PACKAGES = ("numpy", "polars", "pyarrow", "scipy", "tokenizers", "torch", "transformers")
 
 
@@ -68,6 +68,8 @@ def write_evidence(stages: Stages, out: Path) -> Mapping[str, Any]:
         samples_per_second=stages.rankers.facts["samples_per_second"],
         dealt=_dealt(stages),
         slices=slices_of_run(stages, rows),
+        kinds=tuple(task.kind for task in dataset.spec.tasks),
+        gauc_users=chosen["user_id"].to_numpy(),
     )
     evidence = conclude(
         evaluation, run=_run_info(stages, len(rows)), captions=_counts(stages), left_out=arms.left_out
@@ -75,19 +77,22 @@ def write_evidence(stages: Stages, out: Path) -> Mapping[str, Any]:
     write_report(
         evidence,
         out,
-        _item_cards(stages),
-        _profile_cards(stages, rows),
-        _sections(stages, evaluation, evidence),
+        item_cards(stages),
+        profile_cards(stages, rows),
+        _sections(stages, evaluation, evidence, rows),
     )
     return {"outcome": evidence.outcome, "verdict": evidence.verdict}
 
 
-def _sections(stages: Stages, evaluation: Evaluation, evidence: Evidence) -> Sections:
+def _sections(
+    stages: Stages, evaluation: Evaluation, evidence: Evidence, rows: npt.NDArray[np.int64]
+) -> Sections:
     """What the report says beside the comparison: importance, cost, calibration, gain against budget, failures."""
     config = stages.config
     headline = evidence.headline_arm
     gain = headline.auc_gain if evidence.outcome == "gain" and headline is not None else None
     curve = curve_path(config)
+    changed = extremes_of_run(stages, rows, min(config.evidence.cards, _EXTREMES))
     return Sections(
         importance=(
             importance_of_run(stages, repeats=config.evidence.importance)
@@ -98,6 +103,8 @@ def _sections(stages: Stages, evaluation: Evaluation, evidence: Evidence) -> Sec
         slices=_slices(evaluation, headline.name if headline is not None else ""),
         calibration=calibration_of_run(stages),
         history=history_of_run(stages),
+        best=change_cards(stages, changed.best),
+        worst=change_cards(stages, changed.worst),
         budget=(
             BudgetCurve.from_dict(json.loads(curve.read_text(encoding="utf-8"))) if curve.exists() else None
         ),
@@ -221,79 +228,6 @@ def _counts(stages: Stages) -> CaptionCounts | None:
         skipped=sum(facts["skipped"].values()),
         reasons={**facts["failed"], **facts["skipped"]},
     )
-
-
-def _item_cards(stages: Stages) -> list[ItemCard]:
-    """A spread of captioned items, and one of each kind of failure."""
-    config, dataset, captions, tokens = stages.config, stages.dataset, stages.captions, stages.tokens
-    assert captions is not None
-    assert tokens is not None
-    table = pq.read_table(captions.folder / "captions.parquet")
-    status, reasons = table["status"].to_pylist(), table["reason"].to_pylist()
-    told = [row for row, state in enumerate(status) if state == "ok"]
-    if not told:
-        return []
-    spread = np.random.default_rng(config.evidence.seed).permutation(told)[: config.evidence.cards]
-    failures = {reasons[row]: row for row, state in reversed(list(enumerate(status))) if state == "failed"}
-    items = dataset.items()
-    folders = {letter: tokens.folder / letter for letter in tokens.facts["letters"]}
-    lists = {
-        letter: (load_tokenizer(folder), read_item_tokens(folder / "item_tokens.parquet")[1])
-        for letter, folder in folders.items()
-    }
-    cards = []
-    for row in [*sorted(spread.tolist()), *sorted(failures.values())]:
-        media = [uri for uri in items["media"][row].as_py() or [] if uri]
-        cards.append(
-            ItemCard(
-                item_id=str(items["item_id"][row]),
-                title=items["title"][row].as_py() or "",
-                image=dataset.media_path(media[0]) if media else None,
-                caption_raw=table["caption"][row].as_py() or "",
-                caption=table["normalized"][row].as_py() or "",
-                tokens={
-                    letter: tuple(tok.decode(listed.row(row))) for letter, (tok, listed) in lists.items()
-                },
-                status=status[row],
-                reason=reasons[row] or "",
-            )
-        )
-    return cards
-
-
-def _profile_cards(stages: Stages, rows: npt.NDArray[np.int64], shown: int = 4) -> list[ProfileCard]:
-    """The profiles of a few users at their last evaluated impression: those with the fullest lists among a draw."""
-    tokens, profiles = stages.tokens, stages.profiles
-    assert tokens is not None
-    assert profiles is not None
-    if not profiles.facts["keys"]:
-        return []
-    key = profiles.facts["keys"][0]
-    tokenizer = load_tokenizer(tokens.folder / key)
-    built = read_profiles(profile_folder(profiles.folder, key))[1]
-    chosen = stages.dataset.impressions(["user_id", "timestamp"]).take(rows)
-    order = np.argsort(chosen["timestamp"].to_numpy(), kind="stable")
-    last = {str(user): row for row, user in zip(order, np.asarray(chosen["user_id"])[order], strict=True)}
-    drawn = np.random.default_rng(stages.config.evidence.seed).permutation(list(last.items()))[:200]
-    length = {user: sum(p.lists.lengths[rows[int(row)]] for p in built.values()) for user, row in drawn}
-    cards = []
-    for user in sorted(length, key=lambda name: (-length[name], name))[:shown]:
-        row = int(rows[last[user]])
-        cards.append(
-            ProfileCard(
-                user_id=user,
-                events={event: _words(tokenizer, p.lists, row) for event, p in built.items()},
-                as_of=f"{chosen['timestamp'][last[user]].as_py():%Y-%m-%d %H:%M} UTC",
-                mass={event: float(p.mass[row]) for event, p in built.items()},
-            )
-        )
-    return cards
-
-
-def _words(tokenizer: Any, lists: Any, row: int) -> tuple[tuple[str, float], ...]:
-    first, last = lists.offsets[row], lists.offsets[row + 1]
-    pairs = zip(tokenizer.decode(lists.values[first:last]), lists.weights[first:last].tolist(), strict=True)
-    return tuple(sorted(pairs, key=lambda pair: -pair[1]))
 
 
 def _plain(value: Any) -> Any:

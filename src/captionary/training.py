@@ -63,7 +63,9 @@ def _fingerprint(stages: Stages, arm: Arm, seed: int) -> str:
     return fingerprint(
         data=stages.data,
         split=split_of(stages.config, stages.dataset),
-        visual=(stages.captions.fingerprint, stages.config.visual_dimensions) if arm.visual else None,
+        visual=(stages.captions.fingerprint, stages.config.visual_dimensions)
+        if arm.visual or arm.placebo == "pictures"
+        else None,
         activity=to_mapping(stages.config.profiles),
         tokens=stages.tokens.fingerprint if arm.captions else None,
         placebo=(arm.placebo, stages.config.evidence.seed) if arm.placebo else None,
@@ -146,7 +148,9 @@ def _data(features: Any) -> Any:
 def _drawn(arm: Arm, seed: int) -> Features:
     """The arm's features; of a placebo, the draw that belongs to the seed."""
     features = arm.features()
-    if arm.placebo:
+    if arm.placebo == "pictures":
+        features["vectors"] = (placebo_key("visual", arm.placebo, seed),)
+    elif arm.placebo:
         for name in ("tokens", "profiles"):
             if key := features[name]:
                 features[name] = placebo_key(key.split(":")[0], arm.placebo, seed)
@@ -155,7 +159,7 @@ def _drawn(arm: Arm, seed: int) -> Features:
 
 def _deals(stages: Stages, arm: Arm) -> int:
     """How often the captions of held-out items are dealt anew, see `captionary.evidence.deal`; 0: not at all."""
-    dealt = stages.holds_items_out and arm.tokens and not arm.placebo
+    dealt = stages.holds_items_out and arm.tokens and not (arm.placebo or arm.rival or arm.ablation)
     return stages.config.evidence.deals if dealt else 0
 
 
@@ -187,7 +191,7 @@ def _train(arm: Arm, seed: int, expected: str) -> Stage:
         data = _data(features)
         trained = train_ranker(data, features, _order(_stages, arm, len(data.train)), seed)
         np.save(out / "predictions.npy", predict(trained.model, data, features))
-        save_ranker(trained.model, out / "ranker")
+        save_ranker(trained.model, out / "ranker", data.vocabularies)
         if deals := _deals(_stages, arm):
             chosen = _stages.config.evidence.seed
             np.save(out / "dealt.npy", deal_captions(trained.model, data, features, deals=deals, seed=chosen))

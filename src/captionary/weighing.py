@@ -1,4 +1,5 @@
-"""Of a finished run: what each feature weighs in its rankers, what its arms cost, and how its predictions come true."""
+"""Of a finished run: what each feature weighs in its rankers, what its arms cost, how its predictions come true, and
+which items captions helped and hurt most."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ import numpy.typing as npt
 from captionary.assemble import evaluation_rows, ranking_data, with_features
 from captionary.errors import bad_value, nearest
 from captionary.evidence.arms import Arm
+from captionary.evidence.by_kind import is_continuous
 from captionary.evidence.calibration import CalibrationCurve, calibration_curve
 from captionary.evidence.cost import Cost, caption_cost, cost_of
+from captionary.evidence.extremes import Extremes, extremes
 from captionary.evidence.permute import columns_of, groups_of
 from captionary.evidence.sections import Happening
 from captionary.evidence.slices import Slice, slices_by_history
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "calibration_of_run",
     "cost_of_run",
+    "extremes_of_run",
     "history_of_run",
     "importance_of_run",
     "lacking",
@@ -129,7 +133,7 @@ def cost_of_run(
     measured: dict[str, dict[str, Sequence[float]]] = {}
     answers: dict[str, Any] = {}
     for arm in stages.arms.arms:
-        if arm.placebo:
+        if arm.placebo or arm.ablation:
             continue
         features = FeatureSet(**arm.features())
         data = with_features(stages, shared, features)
@@ -186,7 +190,7 @@ def slices_of_run(stages: Stages, rows: npt.NDArray[np.int64]) -> tuple[Slice, .
 
 
 def calibration_of_run(stages: Stages, *, bins: int = 10) -> list[CalibrationCurve]:
-    """Calibration of the baseline and of the headline arm at every task; predictions are means over seeds."""
+    """Calibration of baseline and headline arm at every task of 0 and 1; predictions are means over seeds."""
     dataset = stages.dataset
     impressions = dataset.impressions()
     labels = dataset.labels(impressions.take(evaluation_rows(stages, impressions)))
@@ -194,11 +198,37 @@ def calibration_of_run(stages: Stages, *, bins: int = 10) -> list[CalibrationCur
     curves = []
     for arm in arms:
         mean = _predictions(stages, arm).mean(axis=0, dtype=np.float64)
-        curves += [
-            calibration_curve(task.name, arm.name, labels[:, place], mean[:, place], bins=bins)
-            for place, task in enumerate(dataset.spec.tasks)
-        ]
+        for place, task in enumerate(dataset.spec.tasks):
+            known = ~np.isnan(labels[:, place])
+            if known.any() and not is_continuous(task.kind):
+                given = labels[known, place], mean[known, place]
+                curves.append(calibration_curve(task.name, arm.name, *given, bins=bins))
     return curves
+
+
+def extremes_of_run(stages: Stages, rows: npt.NDArray[np.int64], count: int) -> Extremes:
+    """The captioned items whose predictions at impressions `rows` the headline arm changed most."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    headline = stages.arms.headline
+    if headline is None or not count:
+        return Extremes((), ())
+    assert stages.captions is not None
+    dataset = stages.dataset
+    chosen = dataset.impressions().take(rows)
+    items = dataset.items(["item_id"])["item_id"].combine_chunks()
+    item = pc.index_in(chosen["item_id"].combine_chunks(), value_set=items)
+    status = pq.read_table(stages.captions.folder / "captions.parquet", columns=["status"])["status"]
+    return extremes(
+        dataset.labels(chosen),
+        _predictions(stages, stages.arms.baseline),
+        _predictions(stages, headline),
+        item.to_numpy(zero_copy_only=False).astype(np.int64),
+        count=count,
+        kinds=tuple(task.kind for task in dataset.spec.tasks),
+        among=np.array([one == "ok" for one in status.to_pylist()]),
+    )
 
 
 def history_of_run(stages: Stages) -> list[Happening]:

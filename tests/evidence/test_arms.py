@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from captionary.errors import CaptionaryError
-from captionary.evidence.arms import RIVALS, Arm, baseline_of, default_arms, headline_of
+from captionary.evidence.arms import LISTS, RIVALS, Arm, baseline_of, default_arms, headline_of
 from captionary.rank.features import FeatureSet
 
 
@@ -22,10 +22,12 @@ def test_the_full_list_is_that_of_the_paper_with_joint_arm_and_placebos() -> Non
         "+visual+tokens(B)",
         "+visual+profiles(A)",
         "+visual+tokens(A)+profiles(A)",
+        "+tokens(A)+profiles(A)",  # for the ablation
         "shuffled",
         "random",
         "constant",
     ]
+    assert [arm.name for arm in arms if arm.ablation] == ["+tokens(A)+profiles(A)"]
     assert left_out == ()
     assert baseline_of(arms).name == "+visual"
     assert headline_of(arms) is arms[5]
@@ -94,12 +96,14 @@ def test_rivals_come_when_asked_for_and_lead_nothing() -> None:
     assert (arms.baseline, arms.headline) == (plain.baseline, plain.headline)
     named = {arm.name: arm for arm in arms.arms if arm.rival}
     assert list(named) == [
-        "+visual+tokens(semantic)+profiles(semantic)",
+        *(f"+visual+tokens({kind})+profiles({kind})" for kind in LISTS),
         "+visual+sentence",
+        "+visual+profile_text",
         "+visual+tokens(A)+profiles(A)+word2vec",
         "+visual+tokens(A)+profiles(A)+hash",
     ]
-    semantic, sentence, word2vec, hashed = named.values()
+    semantic, sentence, written, word2vec, hashed = list(named.values())[len(LISTS) - 1 :]
+    assert written.vectors == ("profile_text",)
     assert (semantic.tokens, semantic.profiles) == ("semantic", "semantic")
     assert (sentence.vectors, sentence.tokens, sentence.captions) == (("sentence",), None, True)
     assert (word2vec.tokens, word2vec.profiles, word2vec.token_vectors) == ("A", "A", "A")
@@ -108,6 +112,13 @@ def test_rivals_come_when_asked_for_and_lead_nothing() -> None:
     assert FeatureSet(**sentence.features()) == FeatureSet(visual=True, vectors=("sentence",))
     expected = FeatureSet(visual=True, tokens="A", profiles="A", token_vectors="A")
     assert FeatureSet(**word2vec.features()) == expected
+
+
+def test_rivals_without_captions_are_run_alone() -> None:
+    arms = default_arms(visual=False, tokens=(), profiles=(), rivals=("items", "labels"), events=True)
+    assert [arm.name for arm in arms.arms] == ["ids", "+tokens(items)+profiles(items)"]
+    assert (arms.baseline.name, arms.headline) == ("ids", None)
+    assert arms.left_out[-1] == "No captions: no rival labels."
 
 
 def test_rivals_are_like_the_joint_arm_in_all_else() -> None:

@@ -145,7 +145,7 @@ def test_the_heavier_word_is_larger(page: Page) -> None:
 def test_plots_have_titles(page: Page) -> None:
     drawn = [attrs for tag, attrs in page.tags if tag == "svg" and attrs.get("aria-hidden") != "true"]
     titles = [tag for tag, _ in page.tags if tag == "title"]
-    assert len(drawn) == 7 + 5 + 5 + 1  # forest, Table 2, ceiling, captions
+    assert len(drawn) == 8 + 5 + 5 + 1  # forest, Table 2, ceiling, captions
     assert len(titles) == len(drawn) + 1  # and that of the page
 
 

@@ -25,6 +25,8 @@ CLASSES = {
     "ArmResult": result.ArmResult,
     "OracleResult": result.OracleResult,
     "Contrast": result.Contrast,
+    "RivalContrast": result.RivalContrast,
+    "Ablation": result.Ablation,
     "CaptionCounts": result.CaptionCounts,
 }
 
@@ -76,7 +78,7 @@ def test_a_config_may_hold_paths(concluded: Callable, simulation: Callable) -> N
         lambda data: data["arms"][0].update(extra=1),
         lambda data: data["arms"][2].update(p_value=1.5),
         lambda data: data["arms"][2].update(interval=[0.1]),
-        lambda data: data["arms"][8].update(placebo="reversed"),
+        lambda data: data["arms"][9].update(placebo="reversed"),
         lambda data: data.update(outcome="great"),
         lambda data: data["run"].update(eval_rows=-1),
     ],
@@ -111,6 +113,7 @@ def test_every_key_is_in_the_docs(evidence: Evidence) -> None:
     free |= {task.name for task in evidence.tasks} | set(
         evidence.captions.reasons if evidence.captions else ()
     )
+    free |= set(evidence.arms[2].variance)
     written = set(keys(json.loads(evidence.to_json())))
     assert written - documented - free - {"seed", "semantic_strength", "seeds"} == set()
 

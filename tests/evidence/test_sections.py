@@ -14,6 +14,7 @@ from captionary.errors import CaptionaryError
 from captionary.evidence import result
 from captionary.evidence.budget import BudgetCurve, BudgetPoint
 from captionary.evidence.calibration import calibration_curve, calibration_plot
+from captionary.evidence.cards import ItemCard
 from captionary.evidence.cost import CaptionCost, cost_of
 from captionary.evidence.importance import FeatureWeight, Figure, Importance
 from captionary.evidence.report import render, write_report
@@ -86,6 +87,12 @@ def everything() -> Sections:
             calibration_curve("like", "+visual+tokens(A)+profiles(A)", labels, chance),
         ],
         history=[Happening("caption", "captioner_error", "out of memory <b>", "2026-03-02T14:00:00Z", 7)],
+        best=[
+            ItemCard(
+                "17", "Dogs <i>", caption_raw="two dogs", tokens={"A": ("dog",)}, note="loss 9.1 % lower"
+            )
+        ],
+        worst=[ItemCard("4", caption_raw="a sofa", note="loss 2.0 % higher")],
     )
 
 
@@ -107,6 +114,9 @@ def test_every_section_is_in_the_page_after_the_tables(files) -> None:
         "Of 3,977 captioned items.",
         "0.835",  # 40,000 / 48,000 and 39,700 / 47,500, geometric mean
         "out of memory &lt;b&gt;",
+        "Dogs &lt;i&gt;",
+        "loss 9.1\u00a0% lower",
+        ">Items that captions hurt most</h2>",
     ):
         assert words in html, words
     assert 'class="budget"' in html
@@ -122,6 +132,8 @@ def test_the_markdown_and_the_json_hold_the_same(files, evidence: Evidence) -> N
         "## Cost",
         "## Gain against budget",
         "## Calibration",
+        "## Items that captions helped most",
+        "| 4 |  | a sofa | loss 2.0 % higher |",
     ):
         assert words in text
     assert "context.a\\|b \\<i\\>" in text
@@ -129,7 +141,16 @@ def test_the_markdown_and_the_json_hold_the_same(files, evidence: Evidence) -> N
     said = json.loads(files.evidence.read_text(encoding="utf-8"))
     schema = json.loads(Path(result.__file__).with_name("schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(said, schema, cls=jsonschema.Draft202012Validator)
-    assert list(said["sections"]) == ["importance", "cost", "budget", "slices", "calibration", "history"]
+    assert list(said["sections"]) == [
+        "importance",
+        "cost",
+        "budget",
+        "slices",
+        "calibration",
+        "history",
+        "extremes",
+    ]
+    assert said["sections"]["extremes"]["best"][0]["tokens"] == {"A": ["dog"]}
     assert said["sections"]["importance"]["weights"][1]["shuffled"]["auc_gain"] == 0.02
     assert Evidence.from_json(files.evidence.read_text(encoding="utf-8")).sections == said["sections"]
 

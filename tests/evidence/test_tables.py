@@ -12,7 +12,12 @@ from captionary.evidence.tables import absolute, attainable, markdown, print_tab
 
 def test_table_1_has_the_papers_columns_and_sets_placebos_apart(evidence: Evidence) -> None:
     rows = table1(evidence)
-    assert [row.group for row in rows] == ["reference"] * 2 + ["feature"] * 3 + ["joint"] + ["placebo"] * 3
+    assert [row.group for row in rows] == [
+        *["reference"] * 2,
+        *["feature"] * 3,
+        *["joint", "ablation"],
+        *["placebo"] * 3,
+    ]
     profiles = rows[4]
     assert profiles.feature == "MM-LLM User Interest Profile Features"
     assert profiles.description == "Aggregated token id lists based on different user engagement events"
@@ -23,9 +28,14 @@ def test_table_1_has_the_papers_columns_and_sets_placebos_apart(evidence: Eviden
 
 
 def test_a_row_that_cannot_tell_says_what_it_would_have_found(evidence: Evidence) -> None:
-    unsure = dataclasses.replace(evidence.arms[6], verdict="cannot tell", detectable=0.0042)
-    row = table1(dataclasses.replace(evidence, arms=(*evidence.arms[:6], unsure)))[6]
-    assert row.limit == "finds 0.4 % or more"
+    def shown(place: int) -> str:
+        unsure = dataclasses.replace(evidence.arms[place], verdict="cannot tell", detectable=0.0042)
+        return table1(dataclasses.replace(evidence, arms=(*evidence.arms[:place], unsure)))[place].limit
+
+    plan = evidence.arms[2]
+    assert shown(2) == f"finds 0.4 % or more; for {percent(plan.target, sign=False)} {plan.needs}"
+    assert shown(9) == "finds 0.4 % or more"  # of a placebo nobody wants a plan
+    assert "rows" in plan.needs
     assert table1(evidence)[5].limit == ""
 
 
@@ -78,10 +88,12 @@ def test_markdown_shows_names_as_they_are(concluded: Callable, simulation: Calla
     assert "- Source: two lines" in text
     tables = [line for line in text.split("\n") if line.startswith("| ")]
     assert {line.replace("\\|", "").count("|") for line in tables} == {
-        11,
-        7,
-        10,
-        5,
+        12,  # Table 1
+        9,  # Table 2
+        7,  # every arm by task
+        8,  # ablation, power, calibration
+        10,  # AUC / NE
+        5,  # attainable
     }  # columns + 1 of each table
     assert "- media: cannot identify image file: 7" in text
 

@@ -10,7 +10,9 @@ from captionary.errors import bad_value, nearest
 
 __all__ = [
     "BASELINE",
+    "CAPTIONLESS",
     "IDS",
+    "LISTS",
     "PLACEBOS",
     "RIVALS",
     "Arm",
@@ -25,11 +27,21 @@ __all__ = [
     "rival_of",
 ]
 
-PlaceboKind = Literal["shuffled", "random", "constant"]
+PlaceboKind = Literal["shuffled", "random", "constant", "pictures"]
 PLACEBOS: tuple[PlaceboKind, ...] = ("shuffled", "random", "constant")
-RivalKind = Literal["semantic", "sentence", "word2vec", "hash"]
-RIVALS: tuple[RivalKind, ...] = ("semantic", "sentence", "word2vec", "hash")
-"""Other ways to use the same media or captions, see docs/vectors.md; none is run unless asked for."""
+"""Of captions, run by default; `pictures` is the placebo of the visual vector, run where asked for."""
+RivalKind = Literal[
+    "items", "category", "labels", "text", "semantic", "sentence", "profile_text", "word2vec", "hash"
+]
+RIVALS: tuple[RivalKind, ...] = (
+    *("items", "category", "labels", "text", "semantic"),
+    *("sentence", "profile_text", "word2vec", "hash"),
+)
+"""Other ways to use the same media, events or captions, see docs/vectors.md; none is run unless asked for."""
+LISTS: tuple[RivalKind, ...] = ("items", "category", "labels", "text", "semantic")
+"""Rivals that put other token lists in the place of the captions', in items and in profiles."""
+CAPTIONLESS: tuple[RivalKind, ...] = ("items", "category", "text")
+"""Rivals that need neither captions nor pictures."""
 IDS = "ids"
 BASELINE = "+visual"
 
@@ -41,14 +53,26 @@ _PLACEBO_WORDS: dict[PlaceboKind, str] = {
     "shuffled": "real token lists, dealt to other items",
     "random": "lists of the same lengths, tokens drawn at random",
     "constant": "every item has the same list",
+    "pictures": "visual vectors, dealt to other items",
 }
 
 _RIVAL_WORDS: dict[RivalKind, tuple[str, str]] = {
+    "items": (
+        "History of item ids",
+        "The ids of the items that the user engaged with, in the place of the tokens of their captions",
+    ),
+    "category": ("Categories", "The catalogue's own categories of the item, in the place of caption tokens"),
+    "labels": (
+        "ImageNet labels",
+        "What an ImageNet classifier reads off the picture, in the place of captions",
+    ),
+    "text": ("The catalogue's text", "Tokens of the item's own text, in the place of those of its caption"),
     "semantic": (
         "Semantic ids",
         "Residual k-means codes of the item's vector, in the place of caption tokens",
     ),
     "sentence": ("Sentence embedding", "Dense embedding of the generated image caption"),
+    "profile_text": ("Profile in words", "Dense embedding of what a language model says that the user likes"),
     "word2vec": (
         "Pretrained token vectors",
         "The joint arm, its token table started from word2vec on the captions",
@@ -89,6 +113,8 @@ class Arm:
     """Which other way to use media or captions this is; None for the product's own."""
     placebo: PlaceboKind | None = None
     """How the tokens were made meaningless; None for a real arm."""
+    ablation: bool = False
+    """Whether the arm is there to show what the headline arm is without one of its features, and for no claim."""
     feature: str = ""
     """Table 1, Feature Name."""
     description: str = ""
@@ -124,7 +150,7 @@ class Arms(NamedTuple):
     """What can be compared with the inputs at hand."""
 
     arms: tuple[Arm, ...]
-    """In the order of the tables: references, single features, the joint arm, its rivals and placebos."""
+    """In the order of the tables: references, single features, the joint arm, its ablation, rivals and placebos."""
     left_out: tuple[str, ...]
     """One sentence for each group of arms whose inputs are missing."""
 
@@ -147,6 +173,7 @@ def default_arms(
     placebos: Sequence[PlaceboKind] = PLACEBOS,
     rivals: Sequence[RivalKind] = (),
     on_visual: bool = True,
+    events: bool = False,
 ) -> Arms:
     """The arms of the paper's Table 1, the joint arm, and the placebos of the joint arm.
 
@@ -159,9 +186,11 @@ def default_arms(
         profiles: the letters of the tokenizers whose user profiles exist.
         placebos: the kinds of placebo to run.
         rivals: the rivals to run, whose inputs the caller provides: item tokens, and profiles where others have
-            them, under `semantic`; vectors under `sentence`; token vectors under the first tokenizer's letter.
+            them, under the names of LISTS; vectors under `sentence` and `profile_text`; token vectors under the first
+            tokenizer's letter.
         on_visual: whether captions come on top of the visual vector, as in the paper; else beside it, on `ids`, with
             `+visual` as their rival.
+        events: whether there are events to make profiles of, for rivals that are run without captions.
     """
     arms = [Arm(name=IDS, feature="Ids and context", description="Ids, context and activity, no media")]
     left_out = []
@@ -173,9 +202,12 @@ def default_arms(
     on_visual = on_visual and visual
     prefix = BASELINE if on_visual else ""
     if not tokens:
-        beside = "no rival and no placebo" if rivals else "and no placebo"
-        left_out.append(f"No captions: there is no arm with tokens or profiles, {beside}.")
-        return Arms(tuple(arms), tuple(left_out))
+        left_out.append("No captions: there is no arm with their tokens or profiles, and no placebo.")
+        like = Arm(name=prefix or IDS, visual=on_visual, tokens="-", profiles="-" if events else None)
+        able = [kind for kind in rivals if kind in CAPTIONLESS]
+        if waiting := [kind for kind in rivals if kind not in CAPTIONLESS]:
+            left_out.append(f"No captions: no rival {', '.join(waiting)}.")
+        return Arms((*arms, *(rival_of(like, kind) for kind in able)), tuple(left_out))
     for letter in tokens:
         name = f"{prefix}+tokens({letter})"
         words = "Token id lists transformed from generated image caption"
@@ -197,10 +229,23 @@ def default_arms(
             description="Both of the above together",
         )
         arms.append(joint)
+        if on_visual:
+            words = "The joint arm without the visual vector: what that adds to captions"
+            name = f"+tokens({main})+profiles({main})"
+            arms.append(
+                Arm(
+                    name=name,
+                    tokens=main,
+                    profiles=main,
+                    ablation=True,
+                    feature="Captions alone",
+                    description=words,
+                )
+            )
     else:
         left_out.append("No user profiles, as there are no events: placebos are of the tokens alone.")
     arms.extend(rival_of(joint, kind) for kind in rivals)
-    arms.extend(placebo_of(joint, kind) for kind in placebos)
+    arms.extend(placebo_of(joint, kind) for kind in placebos if visual or kind != "pictures")
     return Arms(tuple(arms), tuple(left_out))
 
 
@@ -215,12 +260,12 @@ def rival_of(arm: Arm, kind: RivalKind) -> Arm:
     feature, description = _RIVAL_WORDS[kind]
     prefix = BASELINE if arm.visual else ""
     plain = Arm(name=kind, visual=arm.visual, rival=kind, feature=feature, description=description)
-    if kind == "sentence":
-        return replace(plain, name=f"{prefix}+sentence", vectors=("sentence",))
-    if kind == "semantic":
-        profiles = "semantic" if arm.profiles else None
-        name = f"{prefix}+tokens(semantic){'+profiles(semantic)' if profiles else ''}"
-        return replace(plain, name=name, tokens="semantic", profiles=profiles)
+    if kind in ("sentence", "profile_text"):
+        return replace(plain, name=f"{prefix}+{kind}", vectors=(kind,))
+    if kind in LISTS:
+        profiles = kind if arm.profiles else None
+        name = f"{prefix}+tokens({kind}){f'+profiles({kind})' if profiles else ''}"
+        return replace(plain, name=name, tokens=kind, profiles=profiles)
     own = replace(plain, name=f"{arm.name}+{kind}", tokens=arm.tokens, profiles=arm.profiles)
     if kind == "hash":
         return replace(own, token_table="hash")
@@ -228,7 +273,13 @@ def rival_of(arm: Arm, kind: RivalKind) -> Arm:
 
 
 def placebo_of(arm: Arm, kind: PlaceboKind) -> Arm:
-    """The same arm on meaningless tokens: a gain that it shows too is not the captions'."""
+    """The same arm on meaningless tokens: a gain that it shows too is not the captions'.
+
+    `pictures` has no tokens, and its visual vectors are those of other items: what it gains is not what pictures show.
+    """
+    if kind == "pictures":
+        words = _PLACEBO_WORDS[kind][0].upper() + _PLACEBO_WORDS[kind][1:]
+        return Arm(name=kind, vectors=(kind,), placebo=kind, feature=f"Placebo: {kind}", description=words)
     return Arm(
         name=kind,
         visual=arm.visual,
@@ -249,14 +300,14 @@ def baseline_of(arms: Sequence[Arm]) -> Arm:
     plain = [arm for arm in arms if not arm.captions]
     if not plain:
         raise bad_value("arms", ", ".join(arm.name for arm in arms), f"with {IDS} or {BASELINE} among them")
-    captioned = [arm for arm in arms if arm.captions]
+    captioned = [arm for arm in arms if arm.captions and not arm.ablation]
     if captioned and not all(arm.visual for arm in captioned):
         plain = [arm for arm in plain if not arm.visual] or plain
     return next((arm for arm in plain if arm.name == BASELINE), plain[0])
 
 
 def headline_of(arms: Sequence[Arm]) -> Arm | None:
-    """The first of the real arms with the most caption features, no rival; None where no such arm has any."""
-    real = [arm for arm in arms if arm.captions and not arm.placebo and not arm.rival]
+    """The first of the real arms, no rival or ablation, with the most caption features; None where none has any."""
+    real = [arm for arm in arms if arm.captions and not (arm.placebo or arm.rival or arm.ablation)]
     richest = max((bool(arm.tokens) + bool(arm.profiles) for arm in real), default=0)
     return next((arm for arm in real if bool(arm.tokens) + bool(arm.profiles) == richest), None)

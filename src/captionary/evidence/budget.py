@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 
 from captionary.errors import bad_value
+from captionary.evidence.by_kind import kinds_of, order_of
 from captionary.evidence.formats import percent
-from captionary.evidence.metrics import auc
+from captionary.spec import TaskKind
 
 __all__ = ["BudgetCurve", "BudgetPoint", "Measurement", "budget_curve"]
 
@@ -60,9 +61,13 @@ class Measurement(NamedTuple):
         seed: int,
         items: int,
         described: float,
+        kinds: Sequence[TaskKind] = (),
     ) -> Measurement:
-        """From labels and predictions, both [N, T]."""
-        found = tuple(auc(labels[:, task], predictions[:, task]) for task in range(labels.shape[1]))
+        """From labels and predictions, both [N, T]; `kinds` of the tasks, (): all binary."""
+        found = tuple(
+            order_of(kind, labels[:, task], predictions[:, task])
+            for task, kind in enumerate(kinds_of(kinds, labels.shape[1]))
+        )
         return cls(policy, share, lent, seed, items, described, found)
 
 

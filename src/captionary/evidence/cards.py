@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -37,6 +37,13 @@ class ItemCard(NamedTuple):
     """ok, failed or skipped."""
     reason: str = ""
     """Why it failed or was skipped."""
+    note: str = ""
+    """Why this item is shown."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, the picture left out."""
+        kept = {name: value for name, value in self._asdict().items() if name not in ("image", "tokens")}
+        return kept | {"tokens": {letter: list(words) for letter, words in self.tokens.items()}}
 
 
 class ProfileCard(NamedTuple):

@@ -8,6 +8,7 @@ seeds would settle it (`captionary.evidence.power`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,11 +16,12 @@ import numpy.typing as npt
 from scipy import stats
 
 from captionary.errors import CaptionaryError, bad_value
-from captionary.evidence.counting import losses, pairs
+from captionary.evidence.by_kind import figures, kinds_of, known_rows
 from captionary.evidence.hashing import hash_ids
-from captionary.evidence.metrics import auc_gain, checked, ne_gain
+from captionary.evidence.metrics import auc_gain, ne_gain
 from captionary.evidence.multiplicity import holm
 from captionary.evidence.power import PAPER_GAIN, POWER, Components, Need, Spread, components, need
+from captionary.spec import TaskKind
 
 __all__ = [
     "ALPHA",
@@ -167,18 +169,20 @@ def measure(
     subset: npt.NDArray[np.int64],
     weights: npt.NDArray[np.floating] | None = None,
     mask: npt.NDArray[np.bool_] | None = None,
+    kinds: Sequence[TaskKind] = (),
 ) -> Measured:
     """All metrics of one arm.
 
     Args:
-        labels: 0 or 1, [N, T].
-        predictions: probabilities of S trainings, [S, N, T].
+        labels: 0 or 1, of continuous tasks amounts >= 0, NaN where there is none, [N, T].
+        predictions: probabilities (amounts) of S trainings, [S, N, T].
         subset: the subset of each row, [N].
         weights: importance of each row, >= 0, [N]; None: each row counts 1.
-        mask: which rows have a label of which task, [N, T]; None: all.
+        mask: which rows have a label of which task, [N, T]; None: all whose label is not NaN.
+        kinds: of the tasks, [T]; (): all binary. See `captionary.evidence.by_kind` for what is measured.
 
     Raises:
-        CaptionaryError: shapes that do not fit, a prediction that is not a probability.
+        CaptionaryError: shapes that do not fit, a prediction that is not a probability (or not an amount).
     """
     if predictions.ndim != 3 or predictions.shape[1:] != labels.shape or len(predictions) == 0:
         raise bad_value("shape of predictions", str(predictions.shape), f"[seeds >= 1, {labels.shape}]")
@@ -189,20 +193,19 @@ def measure(
     seeds, _, tasks = predictions.shape
     whole = np.full((3, seeds, tasks), np.nan)
     parts = np.full((2, seeds, groups, tasks), np.nan)
-    for task in range(tasks):
-        kept = slice(None) if mask is None else mask[:, task]
+    importance = None if weights is None else np.asarray(weights, np.float64)
+    for task, kind in enumerate(kinds_of(kinds, tasks)):
+        there = known_rows(labels[:, task], None if mask is None else mask[:, task])
+        kept: Any = slice(None) if there.all() else there
         target, within = labels[kept, task], members[kept]
-        weighed = None if weights is None else weights[kept]
+        weighed = None if importance is None else importance[kept]
         for seed in range(seeds):
             try:
-                rows = checked(target, predictions[seed, kept, task], weighed, probabilities=True)
+                found = figures(kind, target, predictions[seed, kept, task], within, groups, weighed)
             except CaptionaryError as error:
                 raise CaptionaryError(f"{error}; task {task}, seed {seed}") from None
-            given = (rows.positive, rows.scores, within, groups, rows.weights)
-            auc, loss = pairs(*given).auc, losses(*given)
-            entropy = loss.normalized_entropy
-            whole[:, seed, task] = auc[-1], entropy[-1], loss.calibration[-1]
-            parts[0, seed, :, task], parts[1, seed, :, task] = auc[:-1], entropy[:-1]
+            whole[:, seed, task] = [each[-1] for each in found]
+            parts[:, seed, :, task] = found.auc[:-1], found.ne[:-1]
     return Measured(whole[0], whole[1], whole[2], parts[0], parts[1], len(labels))
 
 

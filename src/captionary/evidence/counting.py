@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Losses", "Pairs", "losses", "pairs", "sorted_rows"]
+__all__ = ["Losses", "Pairs", "compiled", "losses", "pairs", "sorted_rows"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -152,7 +152,7 @@ def _ratio(above: Floats, below: Floats) -> Floats:
     return quotient
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compile with numba: cached on disk where a folder can be written, else anew in each process."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -160,7 +160,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return numba.njit(nogil=True)(function)
 
 
-@_compiled
+@compiled
 def _count_pairs(order, scores, codes, weights, step, table, touched):
     """Fill table = (twice won, positives, negatives, tied positives, tied negatives) [5, G + 1].
 
@@ -201,7 +201,7 @@ def _count_pairs(order, scores, codes, weights, step, table, touched):
         start = end
 
 
-@_compiled
+@compiled
 def _sum_losses(positive, probabilities, groups, group_step, weights, step, epsilon, sums):
     """Add loss, label, probability and weight of each row to sums [4, G]."""
     for row in range(len(positive)):

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from captionary.evidence.metrics import auc
+from captionary.evidence.by_kind import order_of
 from captionary.rank.data import RankingData
 from captionary.rank.features import FeatureSet
 from captionary.rank.model import Ranker
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def deal_captions(model: Ranker, data: RankingData, features: FeatureSet, *, deals: int, seed: int) -> Floats:
-    """AUC by task under the true captions and under `deals` random ones: [1 + deals, T], the true ones first.
+    """AUC (concordance) by task under the true captions and `deals` random ones: [1 + deals, T], the true ones first.
 
     Args:
         model: a trained ranker whose features have item tokens.
@@ -50,7 +50,10 @@ def deal_captions(model: Ranker, data: RankingData, features: FeatureSet, *, dea
             order[new] = rng.permutation(new)
         dealt = replace(data, item_tokens={features.tokens: lists.take(order)})
         predicted = predict(model, dealt, features, rows)
-        scores[deal] = [auc(data.labels[rows, task], predicted[:, task]) for task in range(len(data.tasks))]
+        scores[deal] = [
+            order_of(kind, data.labels[rows, task], predicted[:, task])
+            for task, kind in enumerate(data.task_kinds)
+        ]
     return scores
 
 

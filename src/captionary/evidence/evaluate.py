@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,17 +12,27 @@ import numpy.typing as npt
 
 from captionary.errors import CaptionaryError, bad_value
 from captionary.evidence import compare as comparing
+from captionary.evidence.ablation import ablations
 from captionary.evidence.arms import Arm, baseline_of, headline_of
+from captionary.evidence.by_kind import extras, kinds_of, known_rows
 from captionary.evidence.compare import ALPHA, Comparison, Ids, Measured, Verdict, compare, measure
 from captionary.evidence.deal import dealt_test
+from captionary.evidence.multiplicity import holm_by_name
 from captionary.evidence.power import Components, Need
-from captionary.evidence.result import ArmResult, Contrast, OracleResult, PerTask, TaskInfo
+from captionary.evidence.result import (
+    Ablation,
+    ArmResult,
+    Contrast,
+    OracleResult,
+    PerTask,
+    RivalContrast,
+    TaskInfo,
+)
 from captionary.evidence.slices import Slice, SliceGain, slice_gains, slice_measures
+from captionary.evidence.task_info import RARE, task_infos, task_warnings
+from captionary.spec import TaskKind
 
 __all__ = ["RARE", "ArmDetail", "Evaluation", "evaluate"]
-
-RARE = 50
-"""Fewer positives (or negatives) than this in the evaluation rows get a warning."""
 
 
 class ArmDetail(NamedTuple):
@@ -74,6 +84,10 @@ class Evaluation(NamedTuple):
     """Sentences."""
     details: tuple[ArmDetail, ...] = ()
     """What stands behind each arm but the baseline, in the order of the arms."""
+    against_rivals: tuple[RivalContrast, ...] = ()
+    """The headline arm against each rival."""
+    ablation: tuple[Ablation, ...] = ()
+    """Features of the headline arm added alone, and removed alone."""
 
     def detail(self, name: str) -> ArmDetail | None:
         """That of the arm of this name, where there is one."""
@@ -98,11 +112,13 @@ def evaluate(
     slices: Sequence[Slice] = (),
     alpha: float = ALPHA,
     target: float | None = None,
+    kinds: Sequence[TaskKind] = (),
+    gauc_users: Ids | None = None,
 ) -> Evaluation:
     """Measure every arm on the evaluation rows and compare it with the baseline, `+visual` or `ids`.
 
     Args:
-        labels: 0 or 1, [N, T].
+        labels: 0 or 1, of continuous tasks amounts >= 0, NaN where there is none, [N, T].
         users: the user (or item) of each row, integers or strings, [N].
         task_names: [T].
         predictions: arm name → probabilities of S trainings, [S, N, T]. Seed s of one arm is compared with
@@ -121,6 +137,9 @@ def evaluate(
         slices: parts of the rows to compare within, see `captionary.evidence.slices.slices_by_history`.
         alpha: level of the tests behind a verdict.
         target: AUC gain that "needs about N rows / S seeds" is about, see `captionary.evidence.compare.compare`.
+        kinds: of the tasks, [T]; (): all binary.
+        gauc_users: the user of each row, where `users` holds something else: of these are GAUC and the halves of the
+            recalibration. None: `users` where `subsets_of` is "user", else no GAUC, ECE and recalibrated NE.
 
     Raises:
         CaptionaryError: shapes that do not fit, an arm without predictions, a label that is neither 0 nor
@@ -132,6 +151,8 @@ def evaluate(
         raise bad_value(
             "shape of labels", str(labels.shape), f"[{len(users)} users, {len(task_names)} tasks]"
         )
+    kinds = kinds_of(kinds, len(task_names))
+    mask = known_rows(labels, mask)
     warnings: list[str] = []
     count = int(min(subsets, len(np.unique(users))))
     if count < subsets:
@@ -139,70 +160,118 @@ def evaluate(
             f"There are only {count} {subsets_of}s to evaluate, so {count} subsets instead of {subsets}."
         )
     subset = comparing.subsets(users, count, seed) if count >= 2 else np.zeros(len(labels), dtype=np.int64)
+    people = gauc_users if gauc_users is not None else users if subsets_of == "user" else None
+    rows = _Rows(labels, subset, weights, mask, tuple(slices), kinds, people)
     measured: dict[str, Measured] = {}
     sliced: dict[str, dict[str, Measured]] = {}
+    more: dict[str, npt.NDArray[np.float64]] = {}
     for arm in arms:
-        measured[arm.name], sliced[arm.name] = _measure(
-            arm.name, labels, predictions, subset, weights, mask, slices
-        )
+        measured[arm.name], sliced[arm.name], more[arm.name] = _measure(arm, rows, predictions)
     baseline, headline = baseline_of(arms), headline_of(arms)
+    compared = {
+        arm.name: compare(measured[arm.name], measured[baseline.name], alpha=alpha, target=target)
+        for arm in arms
+        if arm is not baseline
+    }
+    claimed = [arm for arm in arms if arm.name in compared and arm.captions and not arm.placebo]
+    adjusted = holm_by_name({arm.name: _p(compared[arm.name]) for arm in claimed if not arm.ablation})
     results, details = [], []
     for arm in arms:
-        speed = (samples_per_second or {}).get(arm.name)
-        comparison = None
-        if arm is not baseline:
-            comparison = compare(measured[arm.name], measured[baseline.name], alpha=alpha, target=target)
+        comparison = compared.get(arm.name)
+        if comparison is not None:
             within = slice_gains(
-                slices, labels, task_names, sliced[arm.name], sliced[baseline.name], mask, alpha=alpha
+                slices,
+                labels,
+                task_names,
+                sliced[arm.name],
+                sliced[baseline.name],
+                mask,
+                alpha=alpha,
+                kinds=kinds,
             )
             details.append(_detail(arm.name, comparison, task_names, within))
+        speed = (samples_per_second or {}).get(arm.name)
         result = _result(arm, measured[arm.name], comparison, task_names, speed)
+        result = dataclasses.replace(
+            result, p_adjusted=adjusted.get(arm.name), **_by_task_extras(more[arm.name], task_names)
+        )
         test = dealt_test(dealt[arm.name]) if dealt and arm.name in dealt else None
         if test is not None:
             result = dataclasses.replace(result, dealt_gain=test[0], dealt_p_value=test[1])
         results.append(result)
-    tasks = _tasks(labels, task_names, measured[baseline.name], mask)
-    counts = [len(labels)] * len(tasks) if mask is None else mask.sum(axis=0).tolist()
-    warnings += _warn(tasks, counts, max(len(measured[baseline.name].subset_auc[0]), 1))
+    tasks = task_infos(labels, task_names, measured[baseline.name], mask, kinds, more[baseline.name])
+    warnings += task_warnings(tasks, max(len(measured[baseline.name].subset_auc[0]), 1))
     if len(measured[baseline.name].auc) == 1:
         warnings.append("One seed: how much of a gain is the luck of one training is not measured.")
-    contrasts = [
-        _contrast(arm.name, compare(measured[headline.name], measured[arm.name], alpha=alpha, target=target))
-        for arm in arms
-        if headline is not None and arm.placebo
-    ]
+
+    def against(treatment: Arm, other: Arm) -> Comparison:
+        return compare(measured[treatment.name], measured[other.name], alpha=alpha, target=target)
+
     return Evaluation(
         baseline=baseline.name,
         headline=headline.name if headline else None,
         tasks=tasks,
         arms=tuple(results),
-        against_placebos=tuple(contrasts),
+        against_placebos=tuple(
+            _contrast(arm.name, against(headline, arm)) for arm in arms if headline and arm.placebo
+        ),
         oracle=None
         if truth is None
-        else _oracle(labels, truth, task_names, measured[baseline.name], weights, mask),
+        else _oracle(labels, truth, task_names, measured[baseline.name], weights, mask, kinds),
         warnings=tuple(warnings),
         details=tuple(details),
+        against_rivals=_against_rivals(headline, arms, against) if headline else (),
+        ablation=ablations(headline, arms, against) if headline else (),
     )
 
 
+class _Rows(NamedTuple):
+    """What all arms are measured on."""
+
+    labels: npt.NDArray[np.float32]
+    subset: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.floating] | None
+    mask: npt.NDArray[np.bool_]
+    slices: tuple[Slice, ...]
+    kinds: tuple[TaskKind, ...]
+    users: Ids | None
+
+
 def _measure(
-    name: str,
-    labels: npt.NDArray[np.float32],
-    predictions: Mapping[str, npt.NDArray[np.float32]],
-    subset: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.floating] | None,
-    mask: npt.NDArray[np.bool_] | None,
-    slices: Sequence[Slice],
-) -> tuple[Measured, dict[str, Measured]]:
-    """Metrics of an arm on all rows, and by slice: both at once, as its predictions may be read for this alone."""
+    arm: Arm, rows: _Rows, predictions: Mapping[str, npt.NDArray[np.float32]]
+) -> tuple[Measured, dict[str, Measured], npt.NDArray[np.float64]]:
+    """Metrics of an arm on all rows, by slice, and GAUC, users, ECE, recalibrated NE [4, T] as means over seeds (NaN of
+    a placebo): all at once, as its predictions may be read for this alone."""
+    name = arm.name
     if name not in predictions:
         raise bad_value("predictions", ", ".join(predictions) or "none", f"given for arm {name}")
     predicted = np.asarray(predictions[name])
+    given = (rows.labels, predicted, rows.subset, rows.weights, rows.mask, rows.kinds)
     try:
-        whole = measure(labels, predicted, subset, weights, mask)
-        return whole, slice_measures(slices, labels, predicted, subset, weights, mask)
+        whole, sliced = measure(*given), slice_measures(rows.slices, *given)
     except CaptionaryError as error:
         raise CaptionaryError(f"{error}; arm {name}") from None
+    more = np.full((4, len(predicted), len(rows.kinds)), np.nan)
+    if rows.users is None or arm.placebo or arm.ablation:
+        return whole, sliced, more.mean(axis=1)
+    people = np.unique(rows.users, return_inverse=True)[1]
+    for task, kind in enumerate(rows.kinds):
+        kept = rows.mask[:, task]
+        weights = None if rows.weights is None else np.asarray(rows.weights[kept], np.float64)
+        for seed in range(len(predicted)):
+            more[:, seed, task] = extras(
+                kind, rows.labels[kept, task], predicted[seed, kept, task], people[kept], weights
+            )
+    return whole, sliced, more.mean(axis=1)
+
+
+def _by_task_extras(more: npt.NDArray[np.float64], tasks: Sequence[str]) -> dict[str, Any]:
+    if np.isnan(more[1]).all():
+        return {}
+    return {
+        field: {task: _number(value) for task, value in zip(tasks, more[row], strict=True)}
+        for field, row in (("gauc", 0), ("ece", 2), ("recalibrated_ne", 3))
+    }
 
 
 def _detail(
@@ -239,6 +308,8 @@ def _result(
         description=arm.description,
         tokenizer=arm.tokenizer,
         placebo=arm.placebo,
+        rival=arm.rival,
+        ablation=arm.ablation,
         captions=arm.captions,
         auc=by_task(auc),
         ne=by_task(measured.ne.mean(axis=0)),
@@ -253,6 +324,7 @@ def _result(
         return result
     subsets, seeds, combined = comparison.over_subsets, comparison.over_seeds, comparison.combined
     direction = np.sign(subsets.mean) if subsets else 0
+    need, sources = comparison.need, comparison.sources
     return dataclasses.replace(
         result,
         auc_gain=_number(comparison.auc_gain),
@@ -275,6 +347,19 @@ def _result(
         seed_p_value=seeds.p_value if seeds else None,
         seeds_agree=comparison.seeds_agree,
         detectable=combined.detectable() if combined else None,
+        target=need.target if need else None,
+        needs=need.words if need else "",
+        needs_rows=need.rows if need else None,
+        needs_seeds=need.seeds if need else None,
+        variance={name: _number(getattr(sources, name)) for name in ("training", "users", "rest")}
+        if sources
+        else {},
+        task_p_value={
+            task: test.p_value if test else None
+            for task, test in zip(tasks, comparison.task_auc, strict=True)
+        },
+        task_p_adjusted=dict(zip(tasks, comparison.task_p_adjusted, strict=True)),
+        task_verdict=dict(zip(tasks, comparison.task_verdicts, strict=True)),
         verdict=comparison.verdict,
     )
 
@@ -290,6 +375,28 @@ def _contrast(placebo: str, comparison: Comparison) -> Contrast:
     )
 
 
+def _p(comparison: Comparison) -> float | None:
+    return comparison.combined.p_value if comparison.combined else None
+
+
+def _against_rivals(
+    headline: Arm, arms: Sequence[Arm], against: Callable[[Arm, Arm], Comparison]
+) -> tuple[RivalContrast, ...]:
+    found = {arm.name: against(headline, arm) for arm in arms if arm.rival}
+    adjusted = holm_by_name({name: _p(comparison) for name, comparison in found.items()})
+    return tuple(
+        RivalContrast(
+            rival=name,
+            auc_gain=_number(comparison.auc_gain),
+            p_value=_p(comparison),
+            p_adjusted=adjusted[name],
+            interval=comparison.combined.interval() if comparison.combined else None,
+            verdict=comparison.verdict,
+        )
+        for name, comparison in found.items()
+    )
+
+
 def _oracle(
     labels: npt.NDArray[np.float32],
     truth: npt.NDArray[np.float64],
@@ -297,13 +404,15 @@ def _oracle(
     baseline: Measured,
     weights: npt.NDArray[np.floating] | None = None,
     mask: npt.NDArray[np.bool_] | None = None,
+    kinds: Sequence[TaskKind] = (),
 ) -> OracleResult:
     if truth.shape != labels.shape:
         raise bad_value("shape of truth", str(truth.shape), f"that of the labels, {labels.shape}")
     known = [t for t in range(len(tasks)) if not np.isnan(truth[:, t]).any()]
     one_subset = np.zeros(len(labels), dtype=np.int64)
     there = None if mask is None else mask[:, known]
-    measured = measure(labels[:, known], truth[None][:, :, known], one_subset, weights, there)
+    of = tuple(kind for t, kind in enumerate(kinds_of(kinds, len(tasks))) if t in known)
+    measured = measure(labels[:, known], truth[None][:, :, known], one_subset, weights, there, of)
     # The oracle is no training, so it has no seeds to pair: it meets the mean of the baseline's.
     mean = measured._replace(
         auc=baseline.auc[:, known].mean(axis=0, keepdims=True),
@@ -317,50 +426,6 @@ def _oracle(
     return OracleResult(
         auc=auc, ne=ne, auc_gain=_number(comparison.auc_gain), ne_gain=_number(comparison.ne_gain)
     )
-
-
-def _tasks(
-    labels: npt.NDArray[np.float32],
-    names: Sequence[str],
-    baseline: Measured,
-    mask: npt.NDArray[np.bool_] | None,
-) -> tuple[TaskInfo, ...]:
-    both = (~np.isnan(baseline.subset_auc[0])).sum(axis=0)  # [T]
-    there = np.ones(labels.shape, bool) if mask is None else mask
-    positives = np.where(there, labels, 0).sum(axis=0, dtype=np.float64)
-    counts = np.maximum(there.sum(axis=0), 1)
-    return tuple(
-        TaskInfo(
-            name=name,
-            positives=int(positives[t]),
-            base_rate=float(positives[t] / counts[t]),
-            subsets=int(both[t]),
-        )
-        for t, name in enumerate(names)
-    )
-
-
-def _warn(tasks: Sequence[TaskInfo], counts: Sequence[int], subsets: int) -> list[str]:
-    words = []
-    for task, rows in zip(tasks, counts, strict=True):
-        rarer = min(task.positives, rows - task.positives)
-        kind = "positives" if task.positives <= rows - task.positives else "negatives"
-        if rarer == 0:
-            words.append(
-                f"Task {task.name} has one class only in the evaluation rows: it has no AUC and no NE, "
-                "and is left out of every mean."
-            )
-            continue
-        if rarer < RARE:
-            words.append(
-                f"Task {task.name} has only {rarer} {kind} in the evaluation rows: its figures are rough."
-            )
-        if task.subsets < subsets:
-            words.append(
-                f"Task {task.name} has one class only in {subsets - task.subsets} of {subsets} subsets: it "
-                "is left out of the paired test there, in all arms."
-            )
-    return words
 
 
 def _number(value: float | None) -> float | None:

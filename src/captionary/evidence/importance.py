@@ -209,7 +209,11 @@ def feature_importance(
     subset = subsets(data.user[rows] if units is None else np.asarray(units)[place], subsets_, seed)
     labels = data.labels[rows]
     table = by_row(data, rows, features)
-    intact = measure(labels, _scored(scores, table), subset)
+
+    def measured(predictions: npt.NDArray[np.floating[Any]]) -> Measured:
+        return measure(labels, predictions, subset, kinds=data.task_kinds)
+
+    intact = measured(_scored(scores, table))
     names = columns_of(table, features)
     wanted = {name: (name,) for name in names} | groups_of(names)
     for name in retrained or {}:
@@ -224,16 +228,13 @@ def feature_importance(
         found[name] = {
             kind: _figure(
                 intact,
-                [
-                    measure(labels, _scored(scores, permuted(table, members, order)), subset)
-                    for order in orders[kind]
-                ],
+                [measured(_scored(scores, permuted(table, members, order))) for order in orders[kind]],
                 data.tasks,
             )
             for kind in kinds
         }
         if retrained and name in retrained:
-            other = measure(labels, np.asarray(retrained[name])[:, place], subset)
+            other = measured(np.asarray(retrained[name])[:, place])
             found[name]["retrained"] = _figure(intact, [other], data.tasks)
     weights = [
         *_ranked("feature", {name: (name,) for name in names}, found),

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from captionary.errors import bad_value
 from captionary.evidence import formats, plots, tables
+from captionary.evidence.behind import ABLATION, CALIBRATION, POWER, RIVALS, sheets
 from captionary.evidence.calibration import calibration_plot
 from captionary.evidence.cards import ItemCard, ProfileCard, thumbnail
 from captionary.evidence.result import Evidence
@@ -125,6 +126,9 @@ def render(
             key_figures=_key_figures(evidence),
             table1=_grouped(tables.table1(evidence), evidence.headline),
             table2=tables.table2(evidence),
+            by_task=tables.by_task(evidence),
+            behind=_behind(evidence),
+            extremes=_extremes(sections),
             absolute=tables.absolute(evidence),
             forest=plots.forest(evidence),
             table2_plot=plots.table2_strips(evidence),
@@ -146,6 +150,58 @@ def render(
             calibration=_calibration(sections.calibration, evidence.headline or evidence.baseline),
         )
     )
+
+
+def _behind(evidence: Evidence) -> list[tuple[str, str, Sheet, str]]:
+    """(title, anchor, table, what its figures are) of what stands behind the gains."""
+    unit = evidence.run.subsets_of
+    words = {
+        ABLATION: (
+            "ablation",
+            "Added alone: AUC gain of the arm with the feature over the arm without it and without the others of "
+            "the headline arm. Missing where removed: AUC gain of the headline arm over the one that lacks the "
+            f"feature. Intervals and p over {unit}-disjoint subsets and seeds.",
+        ),
+        RIVALS: (
+            "rivals",
+            "AUC gain of the headline arm over the rival, which uses the same media, events or captions in another "
+            "way. Corrected for the number of rivals (Holm).",
+        ),
+        POWER: (
+            "power",
+            f"Found 80 % of the time: the least gain that this many {unit}s and seeds find that often. Rows and "
+            "seeds: the cheapest plan that finds the target, which is the gain seen or 0.16 %, the size of the "
+            "paper’s, whichever is larger, with every variance at its upper 80 % limit. Of the variance: where the "
+            "error of the gain comes from.",
+        ),
+        CALIBRATION: (
+            "order",
+            "GAUC: AUC within users, weighted by their rows; in it nothing counts that tells one user from another. "
+            "ECE: mean distance of predicted and observed shares in 15 bins of equal mass. Recalibrated: NE after "
+            "Platt scaling fitted on the other half of the users, what is left of a difference that is not of order.",
+        ),
+    }
+    return [
+        (title, words[title][0], Sheet(cells[0], tuple(cells[1])), words[title][1])
+        for title, cells in sheets(evidence).items()
+    ]
+
+
+def _extremes(sections: Sections) -> list[tuple[str, str, list[tuple[ItemCard, str | None]], str]]:
+    """(title, anchor, (card, picture), words) of the items whose predictions captions changed most."""
+    shown = (
+        ("Items that captions helped most", "best", sections.best),
+        ("Items that captions hurt most", "worst", sections.worst),
+    )
+    words = (
+        "By the change of loss over all evaluation rows of the item, from the baseline to the headline arm, mean over "
+        "seeds and tasks. Among many items some move by luck: read them for what the captions say, not as a proof."
+    )
+    known = [(title, anchor, cards) for title, anchor, cards in shown if cards]
+    return [
+        (title, anchor, [(card, thumbnail(card.image)) for card in cards], "" if place else words)
+        for place, (title, anchor, cards) in enumerate(known)
+    ]
 
 
 def _importance_sheets(importance: Importance | None) -> list[Sheet]:
@@ -232,10 +288,14 @@ def _key_figures(evidence: Evidence) -> list[tuple[str, str, str]]:
 def _grouped(
     rows: Sequence[tables.Table1Row], headline: str | None
 ) -> list[tuple[str, list[tables.Table1Row]]]:
-    """Table 1 in blocks with a heading each: references, the paper's rows and the joint one, placebos."""
+    """Table 1 in blocks with a heading each: references, the paper's rows and the joint one, rivals, placebos."""
     blocks = {
         "References": [row for row in rows if row.group == "reference"],
         "Caption features": [row for row in rows if row.group in ("feature", "joint")],
+        "Ablation": [row for row in rows if row.group == "ablation"],
+        "Rivals: other ways to use the same media, events and captions": [
+            row for row in rows if row.group == "rival"
+        ],
         f"Placebos of {headline}": [row for row in rows if row.group == "placebo"],
     }
     return [(title, block) for title, block in blocks.items() if block]

@@ -15,12 +15,14 @@ from captionary.errors import bad_value
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Ablation",
     "ArmResult",
     "CaptionCounts",
     "Contrast",
     "Evidence",
     "OracleResult",
     "Outcome",
+    "RivalContrast",
     "RunInfo",
     "TaskInfo",
 ]
@@ -79,12 +81,20 @@ class TaskInfo:
 
     name: str
     """Name of the task."""
+    kind: Literal["binary", "weighted_logistic", "huber_log"] = "binary"
+    """binary; of the others labels are amounts, AUC is concordance, NE the normalised squared error."""
+    rows: int | None = None
+    """Evaluation rows that have a label of the task; null: not said."""
     positives: int
-    """Evaluation rows with label 1."""
+    """Evaluation rows with label 1 (with an amount above 0)."""
     base_rate: float
-    """Share of evaluation rows with label 1."""
+    """Share of the rows with a label that are positive."""
+    mean: float | None = None
+    """Mean label of these rows; null without any."""
     subsets: int
-    """Subsets that hold both classes of the task: where it is not left out of the paired test."""
+    """Subsets that hold both classes (different amounts): where the task is not left out of the paired test."""
+    gauc_users: int | None = None
+    """Users that hold both classes (different amounts), whom GAUC is the mean of; null where users are not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,16 +109,27 @@ class ArmResult:
     """Table 1, Feature Description."""
     tokenizer: str
     """Table 1, Tokenizer Type: a letter, or empty."""
-    placebo: Literal["shuffled", "random", "constant"] | None
+    placebo: Literal["shuffled", "random", "constant", "pictures"] | None
     """How tokens were made meaningless; null for a real arm."""
+    rival: str | None = None
+    """Which other way to use the same media, events or captions the arm is; null for the product's own."""
+    ablation: bool = False
+    """Whether the arm is there for the ablation table alone."""
     captions: bool
-    """Whether the arm has caption features, real or placebo."""
+    """Whether the arm has caption features, real, placebo or of a rival in their place."""
     auc: PerTask
-    """AUC by task on all evaluation rows, mean over seeds."""
+    """AUC (concordance of a continuous task) by task on all evaluation rows, mean over seeds."""
     ne: PerTask
-    """Normalized entropy by task, in the same way."""
+    """Normalized entropy (normalised squared error of a continuous task) by task, in the same way."""
     calibration: PerTask
-    """Predicted ÷ observed positives by task, in the same way."""
+    """Predicted ÷ observed positives (amounts) by task, in the same way."""
+    gauc: PerTask = dataclasses.field(default_factory=dict)
+    """AUC within users, weighted by their rows, by task, in the same way; empty where users are not known, and
+    of placebos and ablations."""
+    ece: PerTask = dataclasses.field(default_factory=dict)
+    """Expected calibration error by task, in the same way; null of a continuous task."""
+    recalibrated_ne: PerTask = dataclasses.field(default_factory=dict)
+    """NE by task after recalibration on the other half of the users, in the same way; null of a continuous task."""
     auc_gain: float | None = 0.0
     """Relative decrease of 1 − AUC against the baseline, mean over seeds and tasks; 0 for itself."""
     ne_gain: float | None = 0.0
@@ -119,6 +140,14 @@ class ArmResult:
     """NE gain by task; Table 2 shows it as a change, so with the other sign."""
     task_ne_interval: dict[str, tuple[float, ...] | None]
     """95 % interval of the NE gain by task over subsets, [low, high]."""
+    task_p_value: PerTask = dataclasses.field(default_factory=dict)
+    """Two-sided p of the AUC gain by task, with the spread over seeds added; empty for the baseline."""
+    task_p_adjusted: PerTask = dataclasses.field(default_factory=dict)
+    """The same, corrected for the number of tasks (Holm)."""
+    task_verdict: dict[str, Literal["gain", "loss", "no gain", "cannot tell"]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Verdict of each task alone, by the corrected p."""
     p_value: float | None = None
     """Two-sided paired t-test of the AUC gain over subsets; null for the baseline."""
     direction: Literal["up", "down", "none"] = "none"
@@ -133,6 +162,8 @@ class ArmResult:
     """The same with the spread over seeds added: which users, and how training went."""
     combined_p_value: float | None = None
     """Two-sided p with the spread over seeds added; equals p_value with one seed."""
+    p_adjusted: float | None = None
+    """combined_p_value corrected for the number of real arms with captions (Holm); null for others."""
     seeds: int
     """Trainings of the arm, each with another seed."""
     seed_auc_gains: tuple[float, ...] = ()
@@ -145,6 +176,16 @@ class ArmResult:
     """Seeds whose gain has the sign of the mean over subsets."""
     detectable: float | None = None
     """The AUC gain that this many subsets and seeds would find, 80 % of the time."""
+    target: float | None = None
+    """The AUC gain that needs_rows and needs_seeds are for: the gain seen, or that of the paper where it is less."""
+    needs: str = ""
+    """What would find it, in words; empty where nothing can be tested."""
+    needs_rows: int | None = None
+    """Evaluation rows that would find it; null where no number would, or nothing can be tested."""
+    needs_seeds: int | None = None
+    """Seeds that would, together with these rows."""
+    variance: PerTask = dataclasses.field(default_factory=dict)
+    """Variance of the gain by source: training (null with one seed), users and rest; see docs/metrics.md."""
     dealt_gain: float | None = None
     """AUC gain of the true captions over random deals of them among the evaluated items, ranker unchanged; null where
     items are not new."""
@@ -187,6 +228,48 @@ class Contrast:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RivalContrast:
+    """The headline arm measured against a rival instead of the baseline: is the product's own way the better one?"""
+
+    rival: str
+    """Name of the rival arm."""
+    auc_gain: float | None
+    """AUC gain of the headline arm against the rival; below 0 where the rival is ahead."""
+    p_value: float | None
+    """Two-sided, over subsets and seeds."""
+    p_adjusted: float | None
+    """The same, corrected for the number of rivals (Holm)."""
+    interval: tuple[float, ...] | None
+    """95 % interval over subsets and seeds, [low, high]."""
+    verdict: Outcome
+    """By the same rule as for arms."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """What one feature adds to the baseline on its own, and what the headline arm has of it."""
+
+    feature: str
+    """tokens, profiles, visual vector, or captions: tokens and profiles together."""
+    added: str | None
+    """Arm of the baseline with this feature alone; null where it was not trained."""
+    added_gain: float | None
+    """AUC gain of that arm against the arm without the feature."""
+    added_interval: tuple[float, ...] | None
+    """95 % interval over subsets and seeds, [low, high]."""
+    added_p_value: float | None
+    """Two-sided, over subsets and seeds."""
+    removed: str | None
+    """Arm that is the headline arm without this feature; null where it was not trained."""
+    removed_gain: float | None
+    """AUC gain of the headline arm against that arm: what would be missing."""
+    removed_interval: tuple[float, ...] | None
+    """95 % interval over subsets and seeds, [low, high]."""
+    removed_p_value: float | None
+    """Two-sided, over subsets and seeds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionCounts:
     """What became of the items on their way through the captioner."""
 
@@ -224,6 +307,10 @@ class Evidence:
     """Arms: references, single features, the joint arm, placebos."""
     against_placebos: tuple[Contrast, ...] = ()
     """The headline arm against each placebo."""
+    against_rivals: tuple[RivalContrast, ...] = ()
+    """The headline arm against each rival."""
+    ablation: tuple[Ablation, ...] = ()
+    """Features of the headline arm added alone, and removed alone."""
     oracle: OracleResult | None = None
     """The ceiling; null where the truth is not known."""
     captions: CaptionCounts | None = None
@@ -233,7 +320,8 @@ class Evidence:
     warnings: tuple[str, ...] = ()
     """What a careful reader should know before believing the figures."""
     sections: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Section of the page → its figures, where measured: importance, cost, slices, budget, calibration, history."""
+    """Section of the page → its figures, where measured: importance, cost, slices, budget, calibration, history,
+    extremes."""
 
     def arm(self, name: str) -> ArmResult:
         """The arm of that name.

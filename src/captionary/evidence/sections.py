@@ -14,6 +14,7 @@ from captionary.evidence.tables import md_table
 if TYPE_CHECKING:
     from captionary.evidence.budget import BudgetCurve
     from captionary.evidence.calibration import CalibrationCurve
+    from captionary.evidence.cards import ItemCard
     from captionary.evidence.cost import Cost
     from captionary.evidence.importance import Importance
 
@@ -67,6 +68,10 @@ class Sections(NamedTuple):
     """Of any tasks and arms."""
     history: Sequence[Happening] = ()
     """In the order of time."""
+    best: Sequence[ItemCard] = ()
+    """Items whose loss captions lowered most, the first most of all."""
+    worst: Sequence[ItemCard] = ()
+    """Items whose loss captions raised most."""
 
     def to_dict(self) -> dict[str, Any]:
         """What there is, ready for JSON."""
@@ -81,6 +86,11 @@ class Sections(NamedTuple):
             found["calibration"] = [one.to_dict() for one in self.calibration]
         if self.history:
             found["history"] = [one._asdict() for one in self.history]
+        if self.best or self.worst:
+            found["extremes"] = {
+                name: [card.to_dict() for card in cards]
+                for name, cards in (("best", self.best), ("worst", self.worst))
+            }
         return found
 
     def to_markdown(self) -> list[tuple[str, str]]:
@@ -96,6 +106,13 @@ class Sections(NamedTuple):
             parts.append(("Gain against budget", self.budget.to_markdown()))
         if self.calibration:
             parts.append(("Calibration", self.calibration_sheet.to_markdown()))
+        for title, cards in (
+            ("Items that captions helped most", self.best),
+            ("Items that captions hurt most", self.worst),
+        ):
+            if cards:
+                rows = tuple((one.item_id, one.title, one.caption_raw, one.note) for one in cards)
+                parts.append((title, Sheet(("Item", "Title", "Caption", "Change"), rows).to_markdown()))
         if self.history:
             parts.append(("What failed and why", self.history_sheet.to_markdown()))
         return parts

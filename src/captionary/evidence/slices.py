@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from captionary.errors import bad_value
+from captionary.evidence.by_kind import is_continuous, kinds_of, known_rows
 from captionary.evidence.compare import ALPHA, Comparison, Measured, Verdict, compare, measure
 from captionary.evidence.multiplicity import holm
+from captionary.spec import TaskKind
 
 __all__ = ["ENOUGH", "HEAD_SHARE", "Slice", "SliceGain", "slice_gains", "slice_measures", "slices_by_history"]
 
@@ -136,6 +138,7 @@ def slice_measures(
     subset: npt.NDArray[np.int64],
     weights: npt.NDArray[np.floating] | None = None,
     mask: Flags | None = None,
+    kinds: Sequence[TaskKind] = (),
 ) -> dict[str, Measured]:
     """Metrics of one arm within each slice, by name; arguments as `captionary.evidence.compare.measure`.
 
@@ -152,7 +155,7 @@ def slice_measures(
             )
         rows = np.flatnonzero(one.rows)
         masked = None if mask is None else mask[rows]
-        enough = _enough(labels[rows], masked)
+        enough = _enough(labels[rows], masked, kinds)
         if not enough.any():
             continue
         measured = measure(
@@ -161,6 +164,7 @@ def slice_measures(
             subset[rows],
             None if weights is None else weights[rows],
             None if masked is None else masked[:, enough],
+            tuple(kind for kind, kept in zip(kinds_of(kinds, len(enough)), enough, strict=True) if kept),
         )
         found[one.name] = _padded(measured, enough, int(subset.max()) + 1)
     return found
@@ -175,6 +179,7 @@ def slice_gains(
     mask: Flags | None = None,
     *,
     alpha: float = ALPHA,
+    kinds: Sequence[TaskKind] = (),
 ) -> tuple[SliceGain, ...]:
     """One arm against the baseline within each slice, from `slice_measures` of both."""
     compared = {
@@ -186,7 +191,8 @@ def slice_gains(
         zip(tests, holm([test.p_value if test else None for test in tests.values()]), strict=True)
     )
     return tuple(
-        _gain(one, labels, task_names, compared[one.name], adjusted[one.name], mask, alpha) for one in slices
+        _gain(one, labels, task_names, compared[one.name], adjusted[one.name], mask, alpha, kinds)
+        for one in slices
     )
 
 
@@ -198,9 +204,10 @@ def _gain(
     adjusted: float | None,
     mask: Flags | None,
     alpha: float,
+    kinds: Sequence[TaskKind],
 ) -> SliceGain:
     rows = np.flatnonzero(one.rows)
-    enough = _enough(labels[rows], None if mask is None else mask[rows])
+    enough = _enough(labels[rows], None if mask is None else mask[rows], kinds)
     test = found.combined if found else None
     small = ""
     if found is None:
@@ -227,12 +234,14 @@ def _gain(
     )
 
 
-def _enough(labels: npt.NDArray[np.float32], mask: Flags | None) -> Flags:
-    """Which tasks [T] have rows enough of both classes."""
-    there = np.ones(labels.shape, bool) if mask is None else mask
-    positives = ((labels == 1) & there).sum(axis=0)
-    negatives = ((labels == 0) & there).sum(axis=0)
-    kept: Flags = np.minimum(positives, negatives) >= ENOUGH
+def _enough(labels: npt.NDArray[np.float32], mask: Flags | None, kinds: Sequence[TaskKind]) -> Flags:
+    """Which tasks [T] have rows enough: of both classes, or with a different amount on both sides of the middle."""
+    there = known_rows(labels, mask)
+    kept = np.zeros(labels.shape[1], bool)
+    for task, kind in enumerate(kinds_of(kinds, labels.shape[1])):
+        known = labels[there[:, task], task]
+        middle = np.median(known) if len(known) and is_continuous(kind) else 0.5
+        kept[task] = min((known > middle).sum(), (known <= middle).sum()) >= ENOUGH
     return kept
 
 

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Literal, NamedTuple
 
+from captionary.evidence.behind import sheets
 from captionary.evidence.formats import UNKNOWN, count, decimal, interval, p_text, percent, share
 from captionary.evidence.result import ArmResult, Evidence, PerTask
 
 __all__ = [
     "AbsoluteRow",
     "AttainableRow",
+    "ByTaskCell",
+    "ByTaskRow",
     "Table1Row",
     "Table2Row",
     "absolute",
     "attainable",
+    "by_task",
     "markdown",
     "md_table",
     "md_text",
@@ -25,7 +29,7 @@ __all__ = [
     "table2",
 ]
 
-Group = Literal["reference", "feature", "joint", "placebo"]
+Group = Literal["reference", "feature", "joint", "ablation", "rival", "placebo"]
 
 
 class Table1Row(NamedTuple):
@@ -39,11 +43,13 @@ class Table1Row(NamedTuple):
     auc_gain: str
     ne_gain: str
     p_value: str
+    p_adjusted: str
+    """Of subsets and seeds, corrected for the number of arms that something could be claimed of."""
     interval: str
     seeds: str
     verdict: str
     limit: str
-    """Smallest gain that would have been found; empty unless the verdict is "cannot tell"."""
+    """Smallest gain that would have been found, and what would find the target; empty unless it cannot tell."""
 
 
 class Table2Row(NamedTuple):
@@ -53,7 +59,11 @@ class Table2Row(NamedTuple):
     change: str
     interval: str
     auc_gain: str
+    p_adjusted: str
+    """Of the AUC gain, over subsets and seeds, corrected for the number of tasks."""
+    verdict: str
     base_rate: str
+    """Share of positives; the mean of a continuous task."""
     positives: str
 
 
@@ -86,6 +96,8 @@ def group_of(arm: ArmResult, evidence: Evidence) -> Group:
     """Where the arm stands in Table 1."""
     if arm.placebo:
         return "placebo"
+    if arm.rival or arm.ablation:
+        return "rival" if arm.rival else "ablation"
     if not arm.captions:
         return "reference"
     return "joint" if arm.name == evidence.headline and "profiles(" in arm.name else "feature"
@@ -102,6 +114,9 @@ def _row1(arm: ArmResult, evidence: Evidence) -> Table1Row:
         spread = "" if arm.seed_sd is None else f"± {100 * arm.seed_sd:.2f}, "
         seeds = f"{spread}{arm.seeds_agree} of {arm.seeds}"
     unsure = arm.verdict == "cannot tell" and arm.detectable is not None
+    limit = f"finds {percent(arm.detectable, sign=False, digits=1)} or more" if unsure else ""
+    if limit and arm.needs and not arm.placebo:
+        limit += f"; for {percent(arm.target, sign=False)} {arm.needs}"
     return Table1Row(
         group=group_of(arm, evidence),
         name=arm.name,
@@ -111,10 +126,11 @@ def _row1(arm: ArmResult, evidence: Evidence) -> Table1Row:
         auc_gain=UNKNOWN if arm.verdict == "baseline" else percent(arm.auc_gain),
         ne_gain=UNKNOWN if arm.verdict == "baseline" else percent(arm.ne_gain),
         p_value=p_text(arm.p_value),
+        p_adjusted=p_text(arm.p_adjusted),
         interval=interval(arm.interval),
         seeds=seeds,
         verdict=arm.verdict,
-        limit=f"finds {percent(arm.detectable, sign=False, digits=1)} or more" if unsure else "",
+        limit=limit,
     )
 
 
@@ -132,7 +148,11 @@ def table2(evidence: Evidence) -> list[Table2Row]:
                 change=percent(None if gain is None else -gain),
                 interval=interval(None if bounds is None else (-bounds[1], -bounds[0])),
                 auc_gain=percent(arm.task_auc_gain[task.name]),
-                base_rate=percent(task.base_rate, sign=False),
+                p_adjusted=p_text(arm.task_p_adjusted.get(task.name)),
+                verdict=arm.task_verdict.get(task.name, UNKNOWN),
+                base_rate=percent(task.base_rate, sign=False)
+                if task.kind == "binary"
+                else f"mean {decimal(task.mean, 2)}",
                 positives=count(task.positives),
             )
         )
@@ -179,6 +199,46 @@ def attainable(evidence: Evidence) -> list[AttainableRow]:
     return rows
 
 
+class ByTaskCell(NamedTuple):
+    """One arm at one task."""
+
+    gain: str
+    p_adjusted: str
+    verdict: str
+
+
+class ByTaskRow(NamedTuple):
+    """One arm's AUC gain at every task, with p corrected for their number."""
+
+    group: Group
+    name: str
+    cells: tuple[ByTaskCell, ...]
+
+
+def by_task(evidence: Evidence) -> list[ByTaskRow]:
+    """AUC gain of every arm but the baseline at every task."""
+    return [
+        ByTaskRow(
+            group_of(arm, evidence),
+            arm.name,
+            tuple(
+                ByTaskCell(
+                    percent(arm.task_auc_gain[task.name]),
+                    p_text(arm.task_p_adjusted.get(task.name)),
+                    arm.task_verdict.get(task.name, UNKNOWN),
+                )
+                for task in evidence.tasks
+            ),
+        )
+        for arm in evidence.arms
+        if arm.name != evidence.baseline
+    ]
+
+
+def _by_task_words(cell: ByTaskCell) -> str:
+    return f"{cell.gain} ({cell.p_adjusted}; {cell.verdict})"
+
+
 def _cells(
     auc: PerTask, ne: PerTask, names: Sequence[str]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, str]]:
@@ -204,8 +264,11 @@ def print_tables(evidence: Evidence) -> str:
         f"Table 1. Gains against {evidence.baseline}",
         _aligned(first, breaks),
     ]
-    second = [("task", "ΔNE", "interval", "AUC gain", "base rate")]
-    second += [(row.task, row.change, row.interval, row.auc_gain, row.base_rate) for row in table2(evidence)]
+    second = [("task", "ΔNE", "interval", "AUC gain", "p, corrected", "base rate", "verdict")]
+    second += [
+        (row.task, row.change, row.interval, row.auc_gain, row.p_adjusted, row.base_rate, row.verdict)
+        for row in table2(evidence)
+    ]
     if len(second) > 1:
         text += [
             "",
@@ -253,19 +316,35 @@ def markdown(evidence: Evidence, sections: Sequence[tuple[str, str]] = ()) -> st
     rows = [
         (
             *(row.feature, row.description, row.tokenizer, row.name, row.auc_gain, row.ne_gain),
-            *(row.p_value, row.interval, row.seeds),
+            *(row.p_value, row.p_adjusted, row.interval, row.seeds),
             f"{row.verdict} ({row.limit})" if row.limit else row.verdict,
         )
         for row in table1(evidence)
     ]
-    out += md_table((*head, "p", "95 % interval", "Seeds (sd, agreeing)", "Verdict"), rows)
+    out += md_table((*head, "p", "p, corrected", "95 % interval", "Seeds (sd, agreeing)", "Verdict"), rows)
+    tasks = [task.name for task in evidence.tasks]
     if evidence.headline:
         out += ["", f"## Table 2. Change of NE by task, {md_text(evidence.headline)}", ""]
         out += md_table(
-            ("Task", "ΔNE (↓)", "95 % interval", "AUC Gain", "Base rate", "Positives"), table2(evidence)
+            (
+                *("Task", "ΔNE (↓)", "95 % interval", "AUC Gain", "p, corrected", "Verdict"),
+                *("Base rate", "Positives"),
+            ),
+            table2(evidence),
         )
+        out += [
+            "",
+            "## Every arm by task",
+            "",
+            "AUC gain (p corrected for the number of tasks; verdict).",
+            "",
+        ]
+        out += md_table(
+            ("Arm", *tasks), [(row.name, *map(_by_task_words, row.cells)) for row in by_task(evidence)]
+        )
+    for title, cells in sheets(evidence).items():
+        out += ["", f"## {title}", "", *md_table(*cells)]
     out += ["", "## AUC / NE and training speed", ""]
-    tasks = [task.name for task in evidence.tasks]
     out += md_table(
         ("Arm", *tasks, "Mean", "Samples/s", "÷ baseline"),
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from captionary.evidence.compare import WORTH
+from captionary.evidence.compare import ALPHA, WORTH
 from captionary.evidence.evaluate import Evaluation
 from captionary.evidence.formats import count, interval, p_phrase, percent, share
 from captionary.evidence.result import ArmResult, CaptionCounts, Contrast, Evidence, Outcome, RunInfo
@@ -35,7 +35,7 @@ def conclude(
     arms = {arm.name: arm for arm in evaluation.arms}
     headline = arms[evaluation.headline] if evaluation.headline else None
     outcome, verdict, remarks = _judge(evaluation, headline, run, left_out)
-    remarks += _dealt(evaluation)
+    remarks += [*_rivals(evaluation), *_dealt(evaluation)]
     return Evidence(
         outcome=outcome,
         verdict=verdict,
@@ -46,6 +46,8 @@ def conclude(
         tasks=evaluation.tasks,
         arms=evaluation.arms,
         against_placebos=evaluation.against_placebos,
+        against_rivals=evaluation.against_rivals,
+        ablation=evaluation.ablation,
         oracle=evaluation.oracle,
         captions=captions,
         left_out=tuple(left_out),
@@ -129,6 +131,22 @@ def _figures(arm: ArmResult, baseline: str, unit: str) -> str:
     return f"{_subject(arm)} {change} against {baseline} ({tested}; {seeds})"
 
 
+def _rivals(evaluation: Evaluation) -> list[str]:
+    """Which rivals the headline arm beats, which beat it, and which it cannot be told from."""
+    if not evaluation.against_rivals:
+        return []
+    said: dict[str, list[str]] = {"is ahead of": [], "is behind": [], "cannot be told from": []}
+    for contrast in evaluation.against_rivals:
+        p = contrast.p_adjusted
+        sure = contrast.verdict in ("gain", "loss") and p is not None and p < ALPHA
+        words = "cannot be told from"
+        if sure:
+            words = "is ahead of" if contrast.verdict == "gain" else "is behind"
+        said[words].append(f"{contrast.rival} ({percent(contrast.auc_gain)})")
+    parts = [f"{words} {_listed(names)}" for words, names in said.items() if names]
+    return [f"Beside rivals, the headline arm {'; '.join(parts)}."]
+
+
 def _dealt(evaluation: Evaluation) -> list[str]:
     """Whether the captions of new items say anything, where that was tested."""
     tested = [arm for arm in evaluation.arms if arm.dealt_p_value is not None]
@@ -172,7 +190,11 @@ def _alone(evaluation: Evaluation, headline: ArmResult) -> list[str]:
     others = [
         f"{arm.name} ({percent(arm.auc_gain)}, {p_phrase(arm.p_value)})"
         for arm in evaluation.arms
-        if arm.captions and not arm.placebo and arm.name != headline.name and arm.verdict == "gain"
+        if arm.captions
+        and not (arm.placebo or arm.rival or arm.ablation)
+        and arm.name != headline.name
+        and arm.verdict == "gain"
+        and (arm.p_adjusted is None or arm.p_adjusted < ALPHA)
     ]
     if not others:
         return []
