@@ -11,18 +11,25 @@ from typing import Any
 import click
 
 from captionary import __version__
+from captionary.commands.ab import ab
 from captionary.commands.adapt import adapt
 from captionary.commands.captioner import captioner
 from captionary.commands.captions import captions
+from captionary.commands.export import export
 from captionary.commands.export_features import export_features
+from captionary.commands.fit import fit
 from captionary.commands.gate import gate
+from captionary.commands.ingest import ingest
 from captionary.commands.leakage import leakage as test_leakage
 from captionary.commands.pretrain import pretrain
 from captionary.commands.prompts import prompts
 from captionary.commands.report import report
+from captionary.commands.shards import shards
 from captionary.commands.sounds import sounds
 from captionary.commands.tokenizers import tokenizers
+from captionary.commands.tune import tune
 from captionary.commands.vectors import vectors
+from captionary.commands.verify import verify
 from captionary.errors import CaptionaryError, bad_value, nearest
 
 __all__ = ["main"]
@@ -151,8 +158,25 @@ def data(name: str, source: Path | None, out: Path, seed: int) -> None:
 
 captioner.add_command(adapt)
 captioner.add_command(pretrain)
-for group in (captioner, captions, export_features, gate, prompts, report, sounds, tokenizers, vectors):
-    cli.add_command(group)
+for verb in (
+    ab,
+    captioner,
+    captions,
+    export,
+    export_features,
+    fit,
+    gate,
+    ingest,
+    prompts,
+    report,
+    shards,
+    sounds,
+    tokenizers,
+    tune,
+    vectors,
+    verify,
+):
+    cli.add_command(verb)
 
 
 def _guarded(command: Callable[..., Any]) -> int:

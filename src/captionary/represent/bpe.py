@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from captionary.represent.pieces import CONTINUES, PieceTokenizer, letters_first
+from captionary.represent.pieces import CONTINUES, PieceTokenizer, merging
 from captionary.represent.tokenizers import UNK, TokenizerConfig
 from captionary.represent.words import NORMALIZER
 
@@ -28,16 +28,7 @@ class BpeTokenizer(PieceTokenizer):
         super().__init__(config)
 
     def _train(self, captions: Sequence[str]) -> list[str]:
-        specials, alphabet = letters_first(captions, self.size)
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.size,
-            min_frequency=self.config.min_df,
-            special_tokens=specials,
-            initial_alphabet=alphabet,
-            limit_alphabet=len(alphabet),
-            continuing_subword_prefix=CONTINUES,
-            show_progress=False,
-        )
+        trainer = trainers.BpeTrainer(**merging(captions, self.size, self.config.min_df))
         learner = self._library([UNK])
         learner.train_from_iterator(captions, trainer)
         merges = json.loads(learner.to_str())["model"]["merges"]

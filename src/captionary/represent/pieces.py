@@ -12,7 +12,7 @@ from captionary.represent.jagged import Jagged
 from captionary.represent.tokenizers import UNK, TokenizerConfig, VocabularyTokenizer
 from captionary.represent.words import Spellings, words_of
 
-__all__ = ["CONTINUES", "PieceTokenizer", "letters_first"]
+__all__ = ["CONTINUES", "PieceTokenizer", "merging"]
 
 CONTINUES = "##"
 """What a piece bears that does not begin a word, where the kind marks those."""
@@ -95,8 +95,8 @@ class PieceTokenizer(VocabularyTokenizer):
         self._use(self._library(self.vocabulary[: self.sizes[0]]))
 
 
-def letters_first(captions: Iterable[str], size: int) -> tuple[list[str], list[str]]:
-    """(special tokens, alphabet) for trainers that merge pairs, so that they number alike in any process.
+def merging(captions: Iterable[str], size: int, min_df: int) -> dict[str, Any]:
+    """Options of the library's trainers that merge pairs, with which they number alike in any process.
 
     They number what they meet in the order of a hash map, and break ties by those numbers. All letters given as special
     tokens have their numbers before that. The rarest letters are left out where they would fill half of the vocabulary.
@@ -107,7 +107,15 @@ def letters_first(captions: Iterable[str], size: int) -> tuple[list[str], list[s
             letters[letter] += count
     alphabet = [letter for letter, _ in sorted(letters.items(), key=lambda pair: (-pair[1], pair[0]))]
     alphabet = alphabet[: (size - 1) // 2]
-    return [UNK, *alphabet, *(CONTINUES + letter for letter in alphabet)], alphabet
+    return {
+        "vocab_size": size,
+        "min_frequency": min_df,
+        "special_tokens": [UNK, *alphabet, *(CONTINUES + letter for letter in alphabet)],
+        "initial_alphabet": alphabet,
+        "limit_alphabet": len(alphabet),
+        "continuing_subword_prefix": CONTINUES,
+        "show_progress": False,
+    }
 
 
 def _frequencies(captions: Iterable[str]) -> Counter[str]:

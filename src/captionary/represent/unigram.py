@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from captionary.represent.pieces import PieceTokenizer, letters_first
+from captionary.represent.pieces import PieceTokenizer, merging
 from captionary.represent.tokenizers import UNK, TokenizerConfig
 from captionary.represent.words import NORMALIZER, words_of
 
@@ -41,7 +41,7 @@ class UnigramTokenizer(PieceTokenizer):
     def _train(self, captions: Sequence[str]) -> list[str]:
         from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-        alphabet = set(letters_first(captions, self.size)[1])
+        alphabet = set(merging(captions, self.size, self.config.min_df)["initial_alphabet"])
         times = Counter(word for caption in captions for word in words_of(caption))
         words = sorted(word for word in times if alphabet.issuperset(word))
         model = io.BytesIO()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from captionary.represent.pieces import CONTINUES, PieceTokenizer, letters_first
+from captionary.represent.pieces import CONTINUES, PieceTokenizer, merging
 from captionary.represent.tokenizers import UNK
 from captionary.represent.words import NORMALIZER
 
@@ -23,16 +23,7 @@ class WordPieceTokenizer(PieceTokenizer):
     default_size = 2000
 
     def _train(self, captions: Sequence[str]) -> list[str]:
-        specials, alphabet = letters_first(captions, self.size)
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=self.size,
-            min_frequency=self.config.min_df,
-            special_tokens=specials,
-            initial_alphabet=alphabet,
-            limit_alphabet=len(alphabet),
-            continuing_subword_prefix=CONTINUES,
-            show_progress=False,
-        )
+        trainer = trainers.WordPieceTrainer(**merging(captions, self.size, self.config.min_df))
         learner = self._library([UNK])
         learner.train_from_iterator(captions, trainer)
         ids = learner.get_vocab(with_added_tokens=True)
