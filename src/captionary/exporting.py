@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from captionary.rank.export import Exported, RawKeys, export_ranker
 from captionary.rank.features import FeatureSet
 from captionary.represent.vectors import Whitening
 from captionary.settings import RunConfig
-from captionary.stages import Stage
+from captionary.stages import Stage, read_stage
 from captionary.training import arm_folder
 
 __all__ = ["export_run", "finished_stages", "raw_keys", "whitening_of"]
@@ -45,7 +44,7 @@ def export_run(config: RunConfig, out: Path, *, arm: str | None = None, seed: in
     assert stages.captions is not None
     inputs = {"captions": stages.captions, "tokens": stages.tokens, "profiles": stages.profiles}
     for name, stage in inputs.items():
-        if _made_at(stage.folder) > _made_at(trained.folder):
+        if stage.made_at > trained.made_at:
             where = f"{trained.folder} is of other {name}"
             raise bad_value(
                 f"stage {name}", "newer", "older than the ranker", where=where, todo="train again"
@@ -66,7 +65,7 @@ def export_run(config: RunConfig, out: Path, *, arm: str | None = None, seed: in
             "ranker": trained.fingerprint,
             **{name: stage.fingerprint for name, stage in inputs.items()},
             "tokenizer": chosen.tokenizer or None,
-            "trained_at": _made_at(trained.folder),
+            "trained_at": trained.made_at,
         },
     )
 
@@ -133,16 +132,11 @@ def _arm(stages: Stages, name: str | None) -> Arm:
 
 
 def _stage(folder: Path, verb: str) -> Stage:
-    try:
-        said = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-        return Stage(folder, said["facts"], said["fingerprint"], False, said["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _unfinished(folder, verb) from None
+    found = read_stage(folder)
+    if found is None:
+        raise _unfinished(folder, verb)
+    return found
 
 
 def _unfinished(folder: Path, verb: str) -> Exception:
     return bad_value("stage", str(folder), "finished", todo=f"captionary {verb} CONFIG")
-
-
-def _made_at(folder: Path) -> str:
-    return str(json.loads((folder / "stage.json").read_text(encoding="utf-8"))["made_at"])

@@ -10,7 +10,6 @@ measure_curve  AUC gain against the share of items captioned
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -33,7 +32,7 @@ from captionary.rank.features import FeatureSet
 from captionary.represent.profiles import build_profiles
 from captionary.represent.tokenizers import make_tokenizer
 from captionary.settings import RunConfig
-from captionary.stages import Stage, code_version, fingerprint, run_stage
+from captionary.stages import code_version, fingerprint, read_stage, run_stage
 from captionary.understand.gate import Budget, GateContext, GateDecision, gate
 from captionary.understand.gate_audit import Forecast, forecast, read_forecast
 from captionary.understand.gate_context import Catalogue, Looked, build_context, look
@@ -214,8 +213,7 @@ def finished(config: RunConfig) -> Stages:
     dataset = open_dataset(config.data.path or config.folder / "data" / "world")
     found = {}
     for name in ("captions", "tokens", "profiles"):
-        made = json.loads((config.folder / name / "stage.json").read_text(encoding="utf-8"))
-        found[name] = Stage(config.folder / name, made["facts"], made["fingerprint"], False, made["seconds"])
+        found[name] = read_stage(config.folder / name)
     table = pq.read_table(config.folder / "captions" / "captions.parquet", columns=["reason"])
     held = sum(bool(reason and reason.startswith("gate_")) for reason in table["reason"].to_pylist())
     if held:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from captionary.errors import bad_value
 from captionary.publish import atomic_file, atomic_folder
 
-__all__ = ["Stage", "code_version", "fingerprint", "locked", "run_stage", "stage_done"]
+__all__ = ["Stage", "code_version", "fingerprint", "locked", "read_stage", "run_stage", "stage_done"]
 
 _MANIFEST = "stage.json"
 
@@ -31,6 +31,8 @@ class Stage(NamedTuple):
     """False where an earlier run had done it."""
     seconds: float
     """Wall-clock seconds of the run that did it."""
+    made_at: str = ""
+    """When it was done, ISO 8601 in UTC."""
 
 
 def fingerprint(**parts: object) -> str:
@@ -54,13 +56,18 @@ def code_version(*parts: str) -> str:
 
 def stage_done(folder: Path, expected: str) -> Stage | None:
     """The finished stage in `folder` if its fingerprint is the expected one."""
+    found = read_stage(folder)
+    return found if found is not None and found.fingerprint == expected else None
+
+
+def read_stage(folder: Path) -> Stage | None:
+    """The finished stage in `folder`, whatever it was made of; None where it is absent or damaged: do it again."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if manifest["fingerprint"] != expected:
-            return None
-        return Stage(folder, manifest["facts"], expected, False, manifest["seconds"])
+        made = str(manifest["made_at"])
+        return Stage(folder, manifest["facts"], manifest["fingerprint"], False, manifest["seconds"], made)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent or damaged: do it again
+        return None
 
 
 def run_stage(
@@ -84,15 +91,16 @@ def run_stage(
     with atomic_folder(folder) as partial:
         facts = dict(work(partial) or {})
         seconds = time.monotonic() - began
+        made_at = datetime.now(UTC).isoformat(timespec="seconds")
         manifest = {
             "fingerprint": expected,
             "facts": facts,
             "seconds": round(seconds, 3),
-            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "made_at": made_at,
         }
         with atomic_file(partial / _MANIFEST) as file:
             file.write(json.dumps(manifest, indent=1).encode())
-    return Stage(folder, facts, expected, True, seconds)
+    return Stage(folder, facts, expected, True, seconds, made_at)
 
 
 @contextmanager

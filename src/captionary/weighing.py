@@ -21,6 +21,7 @@ from captionary.evidence.permute import columns_of, groups_of
 from captionary.evidence.sections import Happening
 from captionary.evidence.slices import Slice, slices_by_history
 from captionary.pipeline import Stages
+from captionary.stages import read_stage
 from captionary.training import arm_folder
 
 if TYPE_CHECKING:
@@ -119,7 +120,6 @@ def cost_of_run(
     Raises:
         CaptionaryError: a ranker that is not there, or a price below 0.
     """
-    import json
 
     import pyarrow.parquet as pq
 
@@ -138,10 +138,10 @@ def cost_of_run(
         features = FeatureSet(**arm.features())
         data = with_features(stages, shared, features)
         folders = [_folder(stages, arm, seed) for seed in _seeds(stages)]
-        manifests = [json.loads((folder / "stage.json").read_text(encoding="utf-8")) for folder in folders]
+        trained = [stage for folder in folders if (stage := read_stage(folder))]
         weights = folders[0] / "ranker" / "model.safetensors"
         measured[arm.name] = {
-            "samples_per_second": [made["facts"]["samples_per_second"] for made in manifests],
+            "samples_per_second": [stage.facts["samples_per_second"] for stage in trained],
             "bytes_read": [bytes_read(data, features, data.eval)],
             "ranker_bytes": [float(weights.stat().st_size)],
         }
