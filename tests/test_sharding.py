@@ -16,6 +16,7 @@ from captionary.commands.shards import shards as shards_command
 from captionary.commands.tune import tune as tune_command
 from captionary.contract import open_dataset, table_files
 from captionary.errors import CaptionaryError
+from captionary.rank.checkpoint import load_ranker
 from captionary.rank.shards import open_shards
 from captionary.represent.tables import read_item_tokens, read_profiles
 from captionary.settings import DataConfig, EvidenceConfig, RunConfig
@@ -189,6 +190,19 @@ def test_from_a_config_to_a_measured_ranker_and_on(config, made, tmp_path):
     assert all(task in fitted.stdout for task in made.schema.tasks)
     again = call(fit_command, tmp_path / "shards", "--out", tmp_path / "out")
     assert "nothing to do: this training is finished" in again.stdout
+    measured = call(fit_command, tmp_path / "shards", "--out", tmp_path / "out", "--calibrate", "platt")
+    half = made.rows("eval") // 2
+    assert f"calibrated by platt on the {half:,} eval rows before these" in measured.stdout
+    before, after = measured.stdout.split("calibrated by")
+    for task in made.schema.tasks:
+        lines = [
+            next(line for line in part.splitlines() if line.startswith(task)).split()
+            for part in (before, after)
+        ]
+        assert int(lines[0][1]) == made.rows("eval") - half
+        assert lines[0][2] == lines[1][2]  # a rising line leaves the order
+        assert lines[0][4] != lines[1][4]
+    assert load_ranker(tmp_path / "out" / "ranker").calibration is not None
     tomorrow = datetime(2100, 1, 1, tzinfo=UTC) - timedelta(days=1)
     with pytest.raises(CaptionaryError, match="training impressions == 0, must be >= 1"):
         call(

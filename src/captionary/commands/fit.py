@@ -30,6 +30,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option("--threads", type=int, default=0, help="CPU threads of torch; default: its choice.")
 @click.option("--tensorboard", is_flag=True, help="Also write scalars for TensorBoard.")
+@click.option(
+    "--calibrate",
+    type=click.Choice(["platt", "temperature", "isotonic"]),
+    help="Calibrate each task on the earlier half of the eval shards, measure on the later, and write OUT/ranker.",
+)
 def fit(
     shards: Path,
     out: Path,
@@ -39,6 +44,7 @@ def fit(
     seed: int,
     threads: int,
     tensorboard: bool,
+    calibrate: str | None,
 ) -> None:
     """Train a ranker on SHARDS, a folder that `captionary shards` wrote, and measure it on its eval shards.
 
@@ -58,8 +64,17 @@ def fit(
         click.echo("nothing to do: this training is finished")
     else:
         click.echo(f"{fitted.samples_per_second:,.0f} samples/s")
+    half = opened.rows("eval") // 2 if calibrate else 0
     if opened.rows("eval"):
-        _measure(fitted.trainer)
+        _measure(fitted.trainer, half)
+    if calibrate:
+        from captionary.rank.checkpoint import save_ranker
+
+        fitted.trainer.calibrate(calibrate, stop=half)  # type: ignore[arg-type]
+        click.echo(f"calibrated by {calibrate} on the {half:,} eval rows before these:")
+        _measure(fitted.trainer, half)
+        save_ranker(fitted.trainer.model, out / "ranker", fitted.trainer.vocabularies)
+        click.echo(f"ranker: {out / 'ranker'}")
     click.echo(f"checkpoint: {fitted.checkpoint}")
 
 
@@ -87,13 +102,13 @@ def _say(line: dict[str, Any]) -> None:
     click.echo(f"step {line['step']:,} of {line['steps']:,}  loss {line['loss']:.5f}  {speed}", err=True)
 
 
-def _measure(trainer: Trainer) -> None:
-    """AUC and NE of binary tasks on the eval shards; of amounts the mean error and what the predictions add up to."""
+def _measure(trainer: Trainer, start: int) -> None:
+    """AUC and NE of binary tasks on the eval rows from `start`; of all, what was predicted and what came."""
     import numpy as np
 
     from captionary.evidence.metrics import auc, normalized_entropy
 
-    scores, labels = trainer.predict("eval")
+    scores, labels = trainer.predict("eval", start)
     schema = trainer.model.schema
     click.echo(f"{'task':<20} {'rows':>10} {'AUC':>8} {'NE':>8} {'predicted':>10} {'actual':>10}")
     for place, (task, kind) in enumerate(zip(schema.tasks, schema.task_kinds, strict=True)):

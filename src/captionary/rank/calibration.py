@@ -25,7 +25,7 @@ from captionary.errors import bad_value
 from captionary.rank.losses import to_prediction
 from captionary.spec import TaskKind
 
-__all__ = ["Calibration", "TaskCalibration", "fit_calibration"]
+__all__ = ["METHODS", "Calibration", "Method", "TaskCalibration", "fit_calibration"]
 
 Method = Literal["platt", "temperature", "isotonic"]
 METHODS = ("platt", "temperature", "isotonic")

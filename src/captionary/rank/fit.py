@@ -20,8 +20,9 @@ import torch
 
 from captionary.config import to_mapping
 from captionary.errors import bad_value
+from captionary.rank.calibration import Method, fit_calibration
 from captionary.rank.fit_settings import FitConfig
-from captionary.rank.losses import task_loss, to_prediction
+from captionary.rank.losses import task_loss
 from captionary.rank.model import Ranker
 from captionary.rank.scan import scan, schema_of
 from captionary.rank.shards import Shards
@@ -164,14 +165,33 @@ class Trainer:
     def predict(
         self, part: str = "eval", start: int = 0, stop: int | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """(predictions, labels) of impressions in the order of time, each float32 [N, T], labels NaN where missing."""
-        kinds = self.model.schema.task_kinds
-        empty = torch.empty(0, len(kinds))
-        each = list(self._scored(part, start, stop))
-        logits, labels = (
-            (torch.cat([empty, *parts]) for parts in zip(*each, strict=True)) if each else (empty, empty)
+        """(predictions, labels) of impressions in the order of time, each float32 [N, T], labels NaN where missing.
+
+        Predictions are calibrated where `calibrate` was called.
+        """
+        logits, labels = self._logits(part, start, stop)
+        calibrated = self.model.calibration is not None
+        return self.model.predictions(logits, calibrated=calibrated).numpy(), labels.numpy()
+
+    def calibrate(self, method: Method = "platt", part: str = "eval", stop: int | None = None) -> None:
+        """Fit each task's calibration on the first `stop` impressions of a part, which were not learnt from.
+
+        Raises:
+            CaptionaryError: see `captionary.rank.calibration.fit_calibration`.
+        """
+        logits, labels = self._logits(part, 0, stop)
+        schema = self.model.schema
+        self.model.calibration = fit_calibration(
+            logits.numpy(), labels.numpy(), schema.tasks, schema.task_kinds, method
         )
-        return to_prediction(logits, kinds).numpy(), labels.numpy()
+
+    def _logits(self, part: str, start: int, stop: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        empty = torch.empty(0, len(self.model.schema.tasks))
+        each = list(self._scored(part, start, stop))
+        if not each:
+            return empty, empty
+        logits, labels = (torch.cat([empty, *parts]) for parts in zip(*each, strict=True))
+        return logits, labels
 
     def loss(self, part: str, start: int = 0, stop: int | None = None) -> float:
         """The loss on impressions that need not have been learnt from, without dropout; nan where there are none."""
