@@ -24,9 +24,11 @@ from captionary.commands.leakage import leakage as test_leakage
 from captionary.commands.pretrain import pretrain
 from captionary.commands.prompts import prompts
 from captionary.commands.report import report
+from captionary.commands.serve import keys, serve
 from captionary.commands.shards import shards
 from captionary.commands.sounds import sounds
 from captionary.commands.tokenizers import tokenizers
+from captionary.commands.train_backend import checkpoint, train
 from captionary.commands.tune import tune
 from captionary.commands.vectors import vectors
 from captionary.commands.verify import verify
@@ -97,7 +99,6 @@ def profile(config: Path, engine: str | None) -> None:
 
 
 _stage_verb("tokenize", "Turn CONFIG's captions into token-id lists, with every tokenizer.")
-_stage_verb("train", "Train the ranker of every arm and seed of CONFIG.")
 _stage_verb("evidence", "Compare the arms of CONFIG and write the report.")
 _stage_verb("run", "The whole of CONFIG, from media to report; what has been done is not done again.")
 
@@ -162,16 +163,20 @@ for verb in (
     ab,
     captioner,
     captions,
+    checkpoint,
     export,
     export_features,
     fit,
     gate,
     ingest,
+    keys,
     prompts,
     report,
+    serve,
     shards,
     sounds,
     tokenizers,
+    train,
     tune,
     vectors,
     verify,

@@ -37,3 +37,15 @@ def test_fields_need_not_be_contiguous():
     torch.testing.assert_close(
         part.grad, total - part.detach()
     )  # of a sum of pairs: the sum of all the others
+
+
+def test_the_gradient_has_a_gradient():
+    fields = torch.randn(3, 4, 2, dtype=torch.float32, requires_grad=True)
+    low, high = torch.tril_indices(4, 4, -1)
+    pairs = low * 4 + high
+    plain = torch.bmm(fields, fields.transpose(1, 2)).flatten(1)[:, pairs]
+    found = []
+    for dots in (dot_pairs(fields, pairs), plain):
+        (first,) = torch.autograd.grad((dots**3).sum(), fields, create_graph=True)
+        found.append(torch.autograd.grad((first**2).sum(), fields)[0])
+    torch.testing.assert_close(*found)

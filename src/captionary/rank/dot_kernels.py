@@ -34,12 +34,17 @@ def dot_pairs(fields: Tensor, pairs: Tensor) -> Tensor:
 class _DotPairs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fields: Tensor, pairs: Tensor) -> Tensor:
-        ctx.save_for_backward(fields)
+        ctx.save_for_backward(fields, pairs)
         return torch.bmm(fields, fields.transpose(1, 2)).flatten(1).index_select(1, pairs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (fields,) = ctx.saved_tensors
+        fields, pairs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of the gradient is wanted, such as explanations are checked by
+            count = fields.shape[1]
+            whole = grads[0].new_zeros(len(fields), count * count).index_copy(1, pairs, grads[0])
+            whole = whole.view(-1, count, count)
+            return torch.bmm(whole + whole.transpose(1, 2), fields), None
         moved = torch.empty_like(fields, memory_format=torch.contiguous_format)
         dot_pairs_grad(grads[0].contiguous().numpy(), fields.contiguous().numpy(), moved.numpy())
         return moved, None

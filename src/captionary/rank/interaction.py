@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captionary.rank.bags import meet_lists
+from captionary.rank.dot_kernels import dot_pairs
 from captionary.rank.initial import normal
 
 __all__ = ["BlockLinear", "Concatenation", "CrossNetwork", "DotInteraction", "pair_name"]
@@ -86,7 +87,7 @@ class DotInteraction(nn.Module):
         return self._of(crossed, meet_lists(bags, place, crossed, self.columns))
 
     def _of(self, crossed: Tensor, met: Tensor | None = None) -> Tensor:
-        dots = torch.bmm(crossed, crossed.transpose(1, 2)).flatten(1)[:, self.pairs]
+        dots = dot_pairs(crossed, self.pairs)
         kept = crossed.flatten(1) if self.kind == "dot+fields" else crossed[:, 0]
         return torch.cat([dots, kept] if met is None else [dots, kept, met.flatten(1)], dim=1)
 

@@ -13,11 +13,14 @@ its decay included, so a sparse gradient (`sparse_rows` of the ranker's config) 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from captionary.errors import bad_value, nearest
+from captionary.rank import table_kernels
 from captionary.rank.fit_settings import DENSE_OPTIMIZERS, TABLE_OPTIMIZERS
 
 __all__ = [
@@ -46,6 +49,7 @@ class TableSGD:
         self.tables, self.lr, self.decay = list(tables), lr, decay
         self.sums: list[Tensor] = []
         """The accumulator of each table; none without accumulators."""
+        self._stamps, self._turn = np.zeros(0, np.int64), 1  # scratch of `merge_rows`
 
     @torch.no_grad()
     def step(self, factor: float, rows: float) -> None:
@@ -58,12 +62,29 @@ class TableSGD:
         for place, table in enumerate(self.tables):
             if table.grad is None:
                 continue
-            if table.grad.is_sparse:
+            if table.grad.is_sparse and table.device.type == "cpu" and table.dtype == torch.float32:
+                self._compiled(place, table, table.grad, factor, rows)
+            elif table.grad.is_sparse:
                 grad = table.grad.coalesce()
                 self._sparse(place, table, grad.indices()[0], grad.values() * rows, factor)
             else:
                 self._dense(place, table, table.grad * rows, factor)
             table.grad = None
+
+    def _compiled(self, place: int, table: Tensor, grad: Tensor, factor: float, rows: float) -> None:
+        """Move the rows that a sparse gradient names, where they lie."""
+        if len(self._stamps) < len(table):
+            self._stamps, self._turn = np.zeros(max(map(len, self.tables)), np.int64), 1
+        index, values = grad._indices()[0].numpy(), grad._values().contiguous().numpy()
+        found, merged = table_kernels.merge_rows(index, values, self._stamps, self._turn)
+        self._turn += len(index)
+        rate = self.lr * factor
+        numbers = tuple(np.float32(each) for each in (rows, rate, _EPS, 1 - rate * self.decay))
+        self._move_rows(place, (table.detach().numpy(), found, merged), numbers)
+
+    def _move_rows(self, place: int, parts: tuple[Any, ...], numbers: tuple[Any, ...]) -> None:  # noqa: ARG002
+        scale, rate, _, fade = numbers
+        table_kernels.sgd_rows(*parts, scale, rate, fade)
 
     def _sparse(self, place: int, table: Tensor, index: Tensor, grad: Tensor, factor: float) -> None:
         old = table[index]
@@ -110,6 +131,10 @@ class TableAdagrad(TableSGD):
         super().__init__(tables, lr, decay=decay)
         self.sums = [torch.full_like(table, damping) for table in tables]
 
+    def _move_rows(self, place: int, parts: tuple[Any, ...], numbers: tuple[Any, ...]) -> None:
+        table, found, merged = parts
+        table_kernels.adagrad_rows(table, self.sums[place].numpy(), found, merged, *numbers)
+
     def _add(self, total: Tensor, grad: Tensor) -> Tensor:
         return total.addcmul_(grad, grad)
 
@@ -127,6 +152,10 @@ class RowWiseAdagrad(TableSGD):
     ) -> None:
         super().__init__(tables, lr, decay=decay)
         self.sums = [table.new_full((len(table),), damping) for table in tables]
+
+    def _move_rows(self, place: int, parts: tuple[Any, ...], numbers: tuple[Any, ...]) -> None:
+        table, found, merged = parts
+        table_kernels.rowwise_adagrad_rows(table, self.sums[place].numpy(), found, merged, *numbers)
 
     def _add(self, total: Tensor, grad: Tensor) -> Tensor:
         return total.add_(grad.square().mean(dim=1))

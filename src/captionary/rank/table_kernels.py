@@ -60,18 +60,22 @@ def rowwise_adagrad_rows(table, sums, rows, grads, scale, rate, eps, fade):
         fade: what a row that has a gradient is multiplied with first; 1: no decay.
     """
     width = grads.shape[1]
+    # of each row the sum of squares, then what its gradient is multiplied with
+    moves = np.zeros(len(rows), np.float32)
     for place in range(len(rows)):
-        row = rows[place]
-        square = np.float32(0)
         for column in range(width):
             value = grads[place, column] * scale
-            square += value * value
-        if square == 0:
-            continue
-        sums[row] += square / np.float32(width)
-        move = rate * scale / (np.sqrt(sums[row]) + eps)
-        for column in range(width):
-            table[row, column] = table[row, column] * fade - move * grads[place, column]
+            moves[place] += value * value
+    # three loops, so that the processor waits for the memory of many rows at once
+    for place in range(len(rows)):
+        if moves[place] > 0:
+            sums[rows[place]] += moves[place] / np.float32(width)
+            moves[place] = rate * scale / (np.sqrt(sums[rows[place]]) + eps)
+    for place in range(len(rows)):
+        if moves[place] > 0:
+            row = rows[place]
+            for column in range(width):
+                table[row, column] = table[row, column] * fade - moves[place] * grads[place, column]
 
 
 @compiled
