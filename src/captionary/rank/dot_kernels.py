@@ -40,7 +40,9 @@ class _DotPairs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         fields, pairs = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of the gradient is wanted, such as explanations are checked by
+        if (
+            torch.is_grad_enabled()
+        ):  # a gradient of the gradient is wanted, such as explanations are checked by
             count = fields.shape[1]
             whole = grads[0].new_zeros(len(fields), count * count).index_copy(1, pairs, grads[0])
             whole = whole.view(-1, count, count)

@@ -1,6 +1,6 @@
 """Compiled loops over jagged lists, on one core: what numpy and torch do in several passes, in one.
 
-All are plain sums in the order of the lists, so results do not depend on threads.
+Sums have one order, which depends on no thread and on no neighbour in a batch.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -31,11 +31,15 @@ _EPS = np.float32(1e-5)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile with numba: cached on disk where a folder can be written, else anew in each process."""
+    """Compile with numba: cached on disk where a folder can be written, else anew in each process.
+
+    Sums over a vector may be taken in several lanes, and a product be fused with the sum that it goes into.
+    """
+    loose = {"reassoc", "contract", "nsz"}
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        return numba.njit(cache=True, nogil=True, fastmath=loose)(function)
     except RuntimeError:  # numba: "no locator available"
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, fastmath=loose)(function)
 
 
 @compiled
@@ -141,10 +145,25 @@ def pool_normalised(table, values, offsets, weights, scale, pooled, spread):
     for row in range(len(spread)):
         for column in range(width):
             pooled[row, column] = 0
-        for index in range(offsets[row], offsets[row + 1]):
+        index, end = offsets[row], offsets[row + 1]
+        while index + 4 <= end:  # four at a time: the row is read and written a quarter as often
+            first, second, third, fourth = (
+                values[index],
+                values[index + 1],
+                values[index + 2],
+                values[index + 3],
+            )
+            one, two, three, four = weights[index], weights[index + 1], weights[index + 2], weights[index + 3]
+            for column in range(width):
+                pooled[row, column] += (one * table[first, column] + two * table[second, column]) + (
+                    three * table[third, column] + four * table[fourth, column]
+                )
+            index += 4
+        while index < end:
             token, weight = values[index], weights[index]
             for column in range(width):
                 pooled[row, column] += weight * table[token, column]
+            index += 1
         mean = np.float32(0)
         for column in range(width):
             mean += pooled[row, column]
