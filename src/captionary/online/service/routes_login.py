@@ -22,10 +22,12 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Log in · Captionary</title>
+<link rel="stylesheet" href="/explore/assets/explorer.css">
+<link rel="icon" type="image/svg+xml" href="/explore/assets/icon.svg">
 <main>
 <h1>Log in</h1>
 {problem}
-<form method="post" action="/login">
+<form class="search" method="post" action="/login">
 <input type="hidden" name="_csrf_token" value="{token}">
 <input type="hidden" name="next" value="{next}">
 <p><label for="key">API key with scope <code>read</code></label></p>
