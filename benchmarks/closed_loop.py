@@ -3,10 +3,14 @@
     python benchmarks/closed_loop.py            # about three minutes on one core
     python benchmarks/closed_loop.py --quick    # 40 runs of each kind; figures are printed, not written
     python benchmarks/closed_loop.py --page     # what was written into docs/experiments.md; every full run does it too
+    python benchmarks/closed_loop.py --run demo.yaml --control ids --treatment captions   # rankers that a run trained
 
 Users of the simulated world respond to what the ranker of their arm shows (an oracle behind noise). Every run deals the
 users anew and draws every response anew. Asked are: how often two equal arms are said to differ, at the end and under
 daily looks; how often a planted effect is found at the planned size; how soon harm is stopped.
+
+With --run the rankers are two that `captionary export` wrote of a run on the demo's world, whose users live on after
+the run's log: what is the offline gain worth to them, and what do experiments with all of them say?
 """
 
 from __future__ import annotations
@@ -18,15 +22,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # beside this file lies public.py, and ibis needs the package of that name
-    sys.path.append(sys.path.pop(0))
-
 import numpy as np
 from scipy import stats
 from scipy.special import expit
 
 from captionary.evidence.formats import interval, percent
-from captionary.online.experiments.closed_loop import ClosedLoop, Shown, blurred_oracle, planted
+from captionary.online.experiments.closed_loop import ClosedLoop, Ranker, Shown, blurred_oracle, planted
 from captionary.online.experiments.comparison import compare, sample_ratio_p
 from captionary.online.experiments.looks import looks_of
 from captionary.online.experiments.monitor import Monitor
@@ -36,6 +37,8 @@ from captionary.world.market import World, WorldConfig
 
 PAGE = Path(__file__).parent.parent / "docs" / "experiments.md"
 MARKS = ("<!-- closed-loop -->", "<!-- /closed-loop -->")
+TRAINED_MARKS = ("<!-- closed-loop-trained -->", "<!-- /closed-loop-trained -->")
+TRAINED_RUNS, TRAINED_VISITS = 100, 4_000
 RUNS, QUICK = 300, 40
 UPLIFT, HARM, BLUR = 0.02, -0.05, 2.0
 RULES = Monitoring(days=14, smallest_effect=UPLIFT)
@@ -46,7 +49,17 @@ def main() -> None:
     from result import read_result, write_result
 
     if "--page" in sys.argv:
-        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), read_result("closed_loop")))
+        page = with_table(PAGE.read_text(encoding="utf-8"), read_result("closed_loop"))
+        PAGE.write_text(with_trained(page, read_result("closed_loop_trained")))
+        return
+    if "--run" in sys.argv:
+        made = trained_rankers(*(Path(option(name)) for name in ("--run", "--control", "--treatment")))
+        print(made)
+        if "--quick" not in sys.argv:
+            print(write_result("closed_loop_trained", made))
+            PAGE.write_text(
+                with_trained(PAGE.read_text(encoding="utf-8"), read_result("closed_loop_trained"))
+            )
         return
     quick = "--quick" in sys.argv
     runs = QUICK if quick else RUNS
@@ -65,7 +78,10 @@ def main() -> None:
         "cv_with_cuped_taken_off": round(found.variation, 4),
         "variance_left_by_cuped": round(found.variance_left or 1.0, 4),
         "true_uplift": round(loop.expected(better) / loop.expected(control) - 1, 5),
-        "offline_auc": {"control": offline_auc(loop, BLUR), "treatment": offline_auc(loop, sharper)},
+        "offline_auc": {
+            name: offline_auc(loop, blurred_oracle(blur))
+            for name, blur in (("control", BLUR), ("treatment", sharper))
+        },
         "users_per_arm_planned": {f"power {power}": round(users) for power, users in size.items()},
     }
     small = experiment(2 * size[0.8] / loop.visitors)
@@ -88,12 +104,59 @@ def main() -> None:
         PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), read_result("closed_loop")))
 
 
-def offline_auc(loop: ClosedLoop, blur: float) -> float:
+def option(name: str) -> str:
+    """The word after a name in the command line."""
+    if name not in sys.argv[:-1]:
+        raise SystemExit(f"{name} is missing")
+    return sys.argv[sys.argv.index(name) + 1]
+
+
+def trained_rankers(config: Path, control: Path, treatment: Path) -> dict[str, Any]:
+    """What two trained rankers are worth to users, and what experiments find of it."""
+    from captionary.online.experiments.trained import interests_of, trained, world_of
+    from captionary.settings import load_run
+
+    quick = "--quick" in sys.argv
+    run = load_run(config)
+    loop = ClosedLoop(world_of(run), days=14, before=14, visits_per_day=TRAINED_VISITS // (8 if quick else 1))
+    interests = interests_of(run, loop)
+    rankers = {
+        name: trained(folder, interests, loop.world.users)
+        for name, folder in (("control", control), ("treatment", treatment))
+    }
+    shown = {name: loop.show(ranker) for name, ranker in rankers.items()}
+    shown |= {"chance": loop.show(blurred_oracle(1e6)), "truth": loop.show(blurred_oracle(0.0))}
+    expected = {name: loop.expected(one) for name, one in shown.items()}
+    everybody, runs = experiment(1.0), QUICK // 4 if quick else TRAINED_RUNS
+    arms = (shown["control"], shown["treatment"])
+    found = [
+        compare(made.measures.sample(made.measures.primary, loop.end()))
+        for made in (loop.run(everybody, arms, number=4 * 10**6 + number) for number in range(runs))
+    ]
+    significant = [one for one in found if one.p_value < RULES.alpha]
+    return {
+        "arms": {"control": control.name, "treatment": treatment.name},
+        "visitors": loop.visitors,
+        "impressions_of_a_run": int((loop.time >= loop.start).sum()),
+        "responses_over_chance": {
+            name: round(value / expected["chance"] - 1, 5)
+            for name, value in expected.items()
+            if name != "chance"
+        },
+        "true_uplift": round(expected["treatment"] / expected["control"] - 1, 5),
+        "offline_auc": {name: offline_auc(loop, ranker) for name, ranker in rankers.items()},
+        "mean_effect_found": round(statistics.mean(one.effect for one in found), 5),
+        "found better": rate(sum(one.effect > 0 for one in significant), runs),
+        "found worse": rate(sum(one.effect < 0 for one in significant), runs),
+    }
+
+
+def offline_auc(loop: ClosedLoop, ranker: Ranker) -> float:
     """AUC of the ranker on candidates drawn as for visits: what it would be worth to an offline evaluation."""
     rng = np.random.default_rng(7)
     scores, labels = [], []
     for slate in loop.slates[-3:]:
-        scores.append(blurred_oracle(blur)(slate)[:, 0])
+        scores.append(ranker(slate)[:, 0])
         labels.append(rng.random(len(slate.user)) < expit(slate.logit[:, 0]))
     positive = np.concatenate(labels)
     rank = stats.rankdata(np.concatenate(scores))
@@ -200,6 +263,30 @@ def with_table(page: str, result: dict[str, Any]) -> str:
     ]
     begin, end = (page.index(mark) for mark in MARKS)
     return page[: begin + len(MARKS[0])] + "\n" + "\n".join(lines) + "\n" + page[end:]
+
+
+def with_trained(page: str, result: dict[str, Any]) -> str:
+    """The page with the figures of trained rankers between their marks."""
+    figures = result["figures"]
+    over, auc = figures["responses_over_chance"], figures["offline_auc"]
+    gain = (auc["treatment"] - auc["control"]) / (1 - auc["control"])
+    better, worse = figures["found better"], figures["found worse"]
+    low, high = better["interval"]
+    lines = [
+        f"Two rankers of the demo run, `{figures['arms']['control']}` and `{figures['arms']['treatment']}`, exported "
+        f"and scored as they are served, show each of {figures['visitors']:,} users one of six candidates a visit "
+        f"after the run's log has ended. Responses over those to chance: {percent(over['control'])} and "
+        f"{percent(over['treatment'])}, of {percent(over['truth'])} for who knows the truth. So captions are worth "
+        f"{percent(figures['true_uplift'])} online here, for an AUC gain of {percent(gain)} on the same candidates. Of "
+        f"{better['of']} experiments with all users over two weeks {percent(better['share'], sign=False, digits=0)} "
+        f"({interval((low, high), digits=0)}) find the better one, "
+        f"{percent(worse['share'], sign=False, digits=0)} the other; the mean of their effects is "
+        f"{percent(figures['mean_effect_found'])}.",
+        "",
+        f"({result['hardware']}; commit {result['commit']}, {result['date'][:10]}, `{result['command']}`.)",
+    ]
+    begin, end = (page.index(mark) for mark in TRAINED_MARKS)
+    return page[: begin + len(TRAINED_MARKS[0])] + "\n" + "\n".join(lines) + "\n" + page[end:]
 
 
 def rate(hits: int, runs: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Write README's table from benchmarks/results/demo.json and docs/results.md from public.json: none typed by hand.
+"""Write README's table from benchmarks/results/demo.json, and those of docs/ from the others: none typed by hand.
 
 python benchmarks/readme.py
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
+from pages import listed, percent, power_table, where
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -36,12 +38,12 @@ def table(result: dict[str, Any]) -> str:
             continue
         cells = [
             name,
-            _percent(arm["auc_gain"]),
-            _percent(arm["ne_gain"]),
+            percent(arm["auc_gain"]),
+            percent(arm["ne_gain"]),
             f"{arm['p_value']:.1g}",
             arm["verdict"],
         ]
-        rows.append("| " + " | ".join([*cells, _percent(twin["auc_gain"]), twin["verdict"]]) + " |")
+        rows.append("| " + " | ".join([*cells, percent(twin["auc_gain"]), twin["verdict"]]) + " |")
     oracle = demo["evidence"]["oracle"]
     run, first, second = demo["evidence"]["run"], demo["first"], demo["second"]
     rows += [
@@ -50,54 +52,12 @@ def table(result: dict[str, Any]) -> str:
         f"{len(demo['evidence']['tasks'])} tasks and "
         f"{demo['evidence']['arms'][0]['seeds']} seeds; p is the paired t-test over user-disjoint subsets of "
         f"{run['eval_rows']:,} evaluation rows. The oracle, which knows the true probabilities, would gain "
-        f"{_percent(oracle['auc_gain'])}. The whole run took {first['seconds']:.0f} s and {first['peak_gb']:.1f} GB, "
+        f"{percent(oracle['auc_gain'])}. The whole run took {first['seconds']:.0f} s and {first['peak_gb']:.1f} GB, "
         f"the second "
         f"run {second['seconds']:.0f} s ({result['hardware']}; commit {result['commit']}, {result['date'][:10]}, "
         f"`{result['command']}`).",
     ]
     return "\n".join(rows)
-
-
-RESULTS_HEAD = """# What captions are worth on public data
-
-As it came out, with the built-in captioner, whose words are those of photographs of people and dogs; the rankers were not tuned
-on these evaluation rows beyond what [the diary](diary.md) says. Gains are relative decreases of 1 − AUC against the run's baseline,
-mean over tasks and seeds. *Dealt anew*: the same ranker with the captions of the held-out items dealt anew among them; its p is
-over items and asks whether captions of items that the ranker has never met say anything. Written by `python benchmarks/readme.py`.
-"""
-
-
-def public_page(result: dict[str, Any]) -> str:
-    """The text of docs/results.md."""
-    parts = [RESULTS_HEAD]
-    for name, evidence in result["figures"].items():
-        run = evidence["run"]
-        parts += [
-            f"## `configs/{name}.yaml`\n",
-            f"{run['train_rows']:,} rows to learn from, {run['eval_rows']:,} to evaluate, {run['items']:,} items. "
-            f"{evidence['verdict']} {' '.join(evidence['remarks'])}\n",
-            "| arm | AUC | AUC gain | p | seeds (sd) | dealt anew | p |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-        ]
-        for arm in evidence["arms"]:
-            known = [value for value in arm["auc"].values() if value is not None]
-            cells = [
-                f"*{arm['name']}*" if arm["placebo"] else f"`{arm['name']}`",
-                f"{sum(known) / len(known):.4f}",
-            ]
-            if arm["p_value"] is None:
-                cells += ["baseline", "", "", "", ""]
-            else:
-                spread = "" if arm["seed_sd"] is None else f" ({100 * arm['seed_sd']:.2f})"
-                cells += [_percent(arm["auc_gain"]), f"{arm['p_value']:.1g}", f"{arm['seeds']}{spread}"]
-                dealt = arm["dealt_p_value"]
-                cells += ["", ""] if dealt is None else [_percent(arm["dealt_gain"]), f"{dealt:.2g}"]
-            parts.append("| " + " | ".join(cells) + " |")
-        parts.append("")
-    parts.append(
-        f"{result['hardware']}; commit {result['commit']}, {result['date'][:10]}, `{result['command']}`."
-    )
-    return "\n".join(parts) + "\n"
 
 
 def adapt_table(result: dict[str, Any]) -> str:
@@ -126,10 +86,6 @@ def adapt_table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:+.2f} %".replace("-", "−")
-
-
 def captioning_table(result: dict[str, Any]) -> str:
     """The captioner's speed beside transformers' own loop."""
     figures = result["figures"]
@@ -143,25 +99,9 @@ def captioning_table(result: dict[str, Any]) -> str:
     rows += [
         "",
         f"{figures['times_as_fast']} times as fast with the same weights on {figures['images']} world scenes; the captions are the "
-        f"same for {figures['same_captions']} (bf16 here, float32 there). {_where(result)}",
+        f"same for {figures['same_captions']} (bf16 here, float32 there). {where(result)}",
     ]
     return "\n".join(rows)
-
-
-def listed(result: dict[str, Any]) -> str:
-    """Any figures, as an indented list."""
-
-    def lines(figures: dict[str, Any], depth: int) -> list[str]:
-        found = []
-        for name, value in figures.items():
-            if isinstance(value, dict):
-                found += [f"{'  ' * depth}- {name}", *lines(value, depth + 1)]
-            else:
-                shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-                found.append(f"{'  ' * depth}- {name}: {shown}")
-        return found
-
-    return "\n".join([*lines(result["figures"], 0), "", _where(result)])
 
 
 def gate_table(result: dict[str, Any]) -> str:
@@ -169,19 +109,15 @@ def gate_table(result: dict[str, Any]) -> str:
     from captionary.evidence.budget import BudgetCurve
 
     figures = result["figures"]
-    ahead = ", ".join(f"{_percent(value)} against {name}" for name, value in figures["ahead_of"].items())
+    ahead = ", ".join(f"{percent(value)} against {name}" for name, value in figures["ahead_of"].items())
     return "\n".join(
         [
             BudgetCurve.from_dict(figures["curve"]).to_markdown(),
             "",
             f"At 20 % `budget` keeps {100 * figures['kept_by_budget_at_20_percent']:.0f} % of the gain; beside the others there: {ahead} "
-            f"(of AUC gain). {_where(result)}",
+            f"(of AUC gain). {where(result)}",
         ]
     )
-
-
-def _where(result: dict[str, Any]) -> str:
-    return f"({result['hardware']}; commit {result['commit']}, {result['date'][:10]}, `{result['command']}`.)"
 
 
 def fill(page: Path, mark: str, text: str) -> None:
@@ -198,6 +134,12 @@ PAGES = (
     ("captions.md", "store", listed),
     ("gate.md", "gate", gate_table),
     ("metrics.md", "metrics", listed),
+    ("evidence.md", "evidence_power", power_table),
+    ("training.md", "training", listed),
+    ("serving.md", "serving", listed),
+    ("service.md", "service", listed),
+    ("ingest.md", "ingest", listed),
+    ("ingest.md", "online_store", listed),
     ("pretraining.md", "preset", listed),
 )
 """(page, name of the result and of the mark, what it looks like)."""
@@ -208,8 +150,6 @@ if __name__ == "__main__":
     readme = ROOT / "README.md"
     found = json.loads((results / "demo.json").read_text())
     readme.write_text(with_table(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
-    public = json.loads((results / "public.json").read_text())
-    (ROOT / "docs" / "results.md").write_text(public_page(public), encoding="utf-8")
     for name, mark, shown in PAGES:
         if (results / f"{mark}.json").exists():
             fill(ROOT / "docs" / name, mark, shown(json.loads((results / f"{mark}.json").read_text())))

@@ -157,7 +157,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="folder of a finished run of configs/demo.yaml")
     parser.add_argument("--peers", type=Path, help="folder to keep FuxiCTR's environment in")
     parser.add_argument("--quick", action="store_true", help="few short rounds, no result file")
-    parser.add_argument("--rounds", type=int, default=21, help="of each part, in which all contenders have a turn")
+    parser.add_argument(
+        "--rounds", type=int, default=21, help="of each part, in which all contenders have a turn"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of a turn")
     parser.add_argument("--only", choices=["captions", "demo", "random"], help="one part, no result file")
     chosen = parser.parse_args()

@@ -18,8 +18,9 @@ from tests.online.worlds import CONFIG, DAY, IDF, events_of, expected, opened, s
 from tests.understand.fake import FakeCaptioner
 
 from captionary.errors import CaptionaryError
+from captionary.online.allowance import Allowance
 from captionary.online.decisions import forget_item
-from captionary.online.ingest import IngestRecipe
+from captionary.online.ingest import IngestRecipe, gate_of_stream
 from captionary.online.log import (
     EVENTS,
     MEDIA,
@@ -36,6 +37,7 @@ from captionary.online.spool import Spool
 from captionary.online.status import ingest_status
 from captionary.online.store import OnlineStore
 from captionary.online.store_lmdb import LmdbEngine
+from captionary.online.updates import ItemUpdate, put_rows
 from captionary.online.visible import ItemColumns
 from captionary.online.worker import IngestWorker, WorkerOptions
 from captionary.understand.captioner import Caption, StoppedError
@@ -244,6 +246,24 @@ def test_an_upload_that_kills_its_worker_is_worked_on_alone_and_given_up(world: 
     assert world.letters()[0][1] == "crashed"
 
 
+def test_a_video_s_frames_are_captioned_wherever_the_spool_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av", reason="PyAV reads videos")
+    from tests.understand.signals.films import film, scenes
+
+    monkeypatch.chdir(tmp_path)
+    world = World(Path())  # a path that is not absolute, as that of a run beside its configuration
+    shots = [(scene.resize((64, 64)), 1.0) for scene in scenes(2)]
+    world.send(upload("film", world.spool.put(film(shots))))
+    world.work_off()
+    record = world.store.item("film")
+    assert record is not None
+    assert record.status == "ok"
+    assert world.captioner.images == 2
+    assert len(record.token_ids)
+
+
 def test_a_gate_holds_back_what_its_text_says_already(tmp_path: Path) -> None:
     world = World(tmp_path, gate=GateConfig(policy="rules", thin_text=0.5))
     world.worker.seconds_per_item = 0.001
@@ -260,6 +280,68 @@ def test_a_gate_holds_back_what_its_text_says_already(tmp_path: Path) -> None:
     assert world.letters() == []
     with pytest.raises(CaptionaryError, match="a stream has no end"):
         IngestRecipe(tokenizer=tokenizer(), gate=GateConfig(policy="budget", items=5))
+
+
+def test_more_than_a_day_s_items_are_held_back_and_what_is_known_stays(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.pipeline.allowance = Allowance(world.store, 3)
+    for number in range(2):
+        world.send(upload(number, world.spool.put(picture(number))))
+    world.work_off()
+    world.send(upload(5, world.spool.put(picture(0))))  # a caption that is known costs nothing
+    world.work_off()
+    for number in (2, 3, 0):
+        world.send(upload(number, world.spool.put(picture(number + 10))))
+    world.work_off()
+    found = {number: world.store.item(number) for number in (0, 1, 2, 3, 5)}
+    said = {number: (record.status, record.reason) for number, record in found.items() if record}
+    assert said[3] == ("skipped", "gate_over_budget")
+    assert said[0] == said[1] == said[2] == said[5] == ("ok", "")
+    assert found[0] is not None
+    assert found[0].revision == 0  # of the first upload
+    assert (world.log.backlog(MEDIA), world.letters()) == (0, [])
+    assert (world.captioner.images, world.worker.skipped) == (3, 2)
+
+
+def test_an_allowance_fills_evenly_and_is_shared(world: World) -> None:
+    day = 86_400_000_000
+    one, other = Allowance(world.store, 10), Allowance(world.store, 10)
+    assert one.take(8, at=0) == 8
+    assert other.take(8, at=0) == 2
+    assert other.take(1, at=day // 10 - 1_000_000) == 0
+    assert one.take(5, at=day // 10) == 1
+    assert one.take(5, at=0) == 0  # a clock that goes back gives nothing
+    one.give_back(1, at=day // 10)
+    assert other.take(5, at=day // 10) == 1
+    assert one.take(99, at=5 * day) == 10  # no more than a day's, however long nothing came
+    with pytest.raises(CaptionaryError, match="items per day == 0"):
+        Allowance(world.store, 0)
+
+
+def test_a_run_s_limits_give_way_to_a_day_s(tmp_path: Path) -> None:
+    for config in (GateConfig(policy="budget", items=5), GateConfig(policy="learned", seconds=3.0)):
+        with pytest.raises(CaptionaryError, match="--items-per-day"):
+            IngestRecipe(tokenizer=tokenizer(), gate=gate_of_stream(config, None))
+        recipe = IngestRecipe(tokenizer=tokenizer(), gate=gate_of_stream(config, 9))
+        assert recipe.gate.policy == ("budget" if config.policy == "budget" else "always")
+
+
+def test_rows_of_a_further_ranker_are_those_of_the_items_as_they_are(world: World) -> None:
+    for number in range(3):
+        world.send(upload(number, world.spool.put(picture(number))))
+    world.work_off()
+    before = [record for record in world.store.items([0, 1, 2]) if record is not None]
+    world.send(upload(1, world.spool.put(picture(9))))  # changes while its row is made
+    forget_item(world.store, 2)
+    world.work_off()
+    row = np.array([1.0, 2.0], np.float32)
+    assert put_rows(world.store, [ItemUpdate(record, {"v2": row}) for record in before]) == 1
+    read = world.store.read("x", [0, 1, 2], DAY, version="v2", width=2)
+    assert read.present.tolist() == [True, False, False]
+    assert read.rows[0].tolist() == [1.0, 2.0]
+    assert world.store.read(
+        "x", [0, 1], DAY, version="v1", width=3
+    ).present.all()  # those of the first are there still
 
 
 def test_an_item_that_was_forgotten_stays_forgotten(world: World) -> None:

@@ -93,7 +93,7 @@ def test_a_run_is_seeded_and_goes_on_live(config: Path) -> None:
     )
     liked = [EventMessage(user_id=user, item_id=n, event="like", timestamp=last) for n in (item, 10**6)]
     log.append(EVENTS, [event_draft(event, f"{event.item_id}") for event in liked])
-    assert "1 items, 1 failed, 2 events" in call(ingest, "run", config, "--drain")
+    assert "1 items, 1 failed, 0 held back, 2 events" in call(ingest, "run", config, "--drain")
     status = call(ingest, "status", config)
     assert "media: 0 waiting; 1 dead letters" in status
     assert "not_an_image\tbad" in call(ingest, "dead", config)

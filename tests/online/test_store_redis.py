@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -45,6 +47,34 @@ def test_a_password_is_in_the_url_and_in_no_message(server: RedisServer) -> None
     with pytest.raises(StoreUnavailableError) as caught:
         engine.read([b"a"])
     assert "s3cret" not in str(caught.value)
+
+
+def test_tls_by_url_with_a_certificate_that_is_checked(tmp_path: Path) -> None:
+    for program in ("redis-server", "openssl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    made += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subprocess.run([*made, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+    options += ["--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no", "--requirepass", "s3cret"]
+    server = RedisServer(tmp_path, *options)
+    try:
+        url = f"rediss://:s3cret@127.0.0.1:{port}/0"
+        engine = RedisEngine(f"{url}?ssl_ca_certs={certificate}")
+        engine.update(lambda transaction: transaction.put(b"a", b"1"))
+        assert engine.read([b"a"]) == (1, [b"1"])
+        log = open_log(f"{url}?ssl_ca_certs={certificate}")
+        assert log.append(EVENTS, [Draft("x", b"$u", b"1")]) == [log.last(EVENTS)]
+        with pytest.raises(StoreUnavailableError, match="certificate") as caught:
+            RedisEngine(url)  # nobody whom this machine trusts has signed it
+        assert "s3cret" not in str(caught.value)
+    finally:
+        server.kill()
 
 
 def test_a_server_that_comes_back_has_all_that_was_acknowledged(server: RedisServer) -> None:
@@ -113,8 +143,6 @@ def test_more_threads_than_connections_wait_for_one(redis_server: RedisServer) -
 
 
 def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
-    import socket
-
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

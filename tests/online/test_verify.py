@@ -16,12 +16,13 @@ from tests.online.worlds import DAY, catalogue, events_of, item_of, opened
 
 from captionary.errors import CaptionaryError
 from captionary.online.decisions import erase, erase_token, forget_item, forget_user, govern
+from captionary.online.forgotten import Forgotten
 from captionary.online.log import EVENTS, EventLog, EventMessage, event_draft, open_log
 from captionary.online.packing import id_bytes
 from captionary.online.request_log import RequestLog, RequestRecord, erase_requests, read_requests, served
 from captionary.online.store import OnlineStore
 from captionary.online.updates import apply_events, put_items
-from captionary.online.verify import verify
+from captionary.online.verify import Scoring, verify
 from captionary.online.worker import IngestWorker, WorkerOptions
 
 
@@ -68,9 +69,7 @@ class Live:
             self.store,
             self.log,
             history=self.history,
-            scorer=lambda request, lists, rows: score(lists, rows),
-            version="v1",
-            width=3,
+            scorings={"v1": Scoring(lambda request, lists, rows, present: score(lists, rows), 3)},
             **more,
         )
 
@@ -161,8 +160,10 @@ def test_what_was_forgotten_is_left_out(live: Live) -> None:
     assert found.clean, found.to_string()
     assert found.skipped["user forgotten since"] == 1
     assert found.skipped["item forgotten since"] == 1
-    assert erase_requests(live.requests.folder, "user-1") == 3
-    assert {r.user_id for r in read_requests(live.requests.folder)} == {"user-0", "user-2", "user-3"}
+    gone = Forgotten.of(live.store.engine)
+    assert erase_requests(live.requests.folder, gone) == 1  # of three: two were asked for after the parting
+    users = [r.user_id for r in read_requests(live.requests.folder)]
+    assert sorted(users) == ["user-0", "user-1", "user-1", "user-2", "user-2", "user-2", "user-3"]
 
 
 def test_a_log_of_requests_is_sampled_and_begun_anew(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from captionary.errors import bad_value
+
 if TYPE_CHECKING:
     from captionary.online.site import Site
 
@@ -15,9 +17,17 @@ __all__ = ["ingest"]
 _PATH = click.Path(path_type=Path)
 _CONFIG = click.argument("config", type=_PATH)
 _STORE = click.option(
-    "--store", help="Online store: a folder (LMDB) or redis://…; default: online/store of the run."
+    "--store",
+    envvar="CAPTIONARY_STORE",
+    show_envvar=True,
+    help="Online store: a folder (LMDB) or redis://…; default: online/store of the run.",
 )
-_LOG = click.option("--log", help="Log: a file (SQLite) or redis://…; default: online/log.sqlite of the run.")
+_LOG = click.option(
+    "--log",
+    envvar="CAPTIONARY_LOG",
+    show_envvar=True,
+    help="Log: a file (SQLite) or redis://…; default: online/log.sqlite of the run.",
+)
 _SPOOL = click.option("--spool", type=_PATH, help="Folder of uploads; default: online/spool of the run.")
 _RANKER = click.option(
     "--ranker",
@@ -47,6 +57,21 @@ def ingest_seed(config: Path, store: str | None, rankers: tuple[Path, ...]) -> N
         click.echo(seed(site, opened, _rankers(rankers)).to_string())
 
 
+@ingest.command("rows")
+@_CONFIG
+@_STORE
+@_RANKER
+def ingest_rows(config: Path, store: str | None, rankers: tuple[Path, ...]) -> None:
+    """Add the rows of a new RANKER to a store that is live: begin workers with it first, then serve it."""
+    from captionary.online.site import add_rows
+
+    if not rankers:
+        raise bad_value("--ranker", "(absent)", "given", todo="name the folder that captionary export wrote")
+    site = _site(config, store=store)
+    with site.open_store() as opened:
+        click.echo(f"{add_rows(site, opened, _rankers(rankers)):,} items")
+
+
 @ingest.command("run")
 @_CONFIG
 @_STORE
@@ -56,6 +81,11 @@ def ingest_seed(config: Path, store: str | None, rankers: tuple[Path, ...]) -> N
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Most uploads at once.")
 @click.option(
     "--target-seconds", type=float, default=0.4, show_default=True, help="What a micro-batch may take."
+)
+@click.option(
+    "--items-per-day",
+    type=click.IntRange(min=1),
+    help="Most uploads captioned a day, by all workers together; in the place of the gate's limits for the run.",
 )
 @click.option("--only-events", is_flag=True, help="Leave uploads to other workers: no captioner is loaded.")
 @click.option("--drain", is_flag=True, help="Stop when nothing is left to do.")
@@ -67,13 +97,15 @@ def ingest_run(
     rankers: tuple[Path, ...],
     batch_size: int,
     target_seconds: float,
+    items_per_day: int | None,
     only_events: bool,
     drain: bool,
 ) -> None:
     """Run a worker until it is told to stop (SIGTERM, Ctrl-C); it ends what is in hand first."""
     import signal
 
-    from captionary.online.ingest import IngestRecipe, MediaPipeline
+    from captionary.online.allowance import Allowance
+    from captionary.online.ingest import IngestRecipe, MediaPipeline, gate_of_stream
     from captionary.online.worker import IngestWorker, WorkerOptions
     from captionary.understand.captioner import load_captioner
     from captionary.understand.store import CaptionStore
@@ -91,12 +123,14 @@ def ingest_run(
                 normalize=run.normalize,
                 media=run.media,
                 signals=run.signals,
-                gate=run.gate,
+                gate=gate_of_stream(run.gate, items_per_day),
                 columns=site.columns,
                 batch_size=run.captioner.batch_size,
             ),
         )
     with site.open_store() as opened:
+        if pipeline is not None and items_per_day is not None:
+            pipeline.allowance = Allowance(opened, items_per_day)
         worker = IngestWorker(
             site.open_log(),
             opened,
@@ -109,7 +143,10 @@ def ingest_run(
             signal.signal(number, lambda *_: worker.stop())
         click.echo(f"worker {worker.name}: {site.log_url_shown} → {site.store_url_shown}", err=True)
         worker.run(drain=drain)
-        click.echo(f"{worker.items:,} items, {worker.failed:,} failed, {worker.events:,} events", err=True)
+        click.echo(
+            f"{worker.items:,} items, {worker.failed:,} failed, {worker.skipped:,} held back, {worker.events:,} events",
+            err=True,
+        )
 
 
 @ingest.command("status")

@@ -46,7 +46,8 @@ def serve(config: Path, host: str | None, port: int | None, check: bool) -> None
     for name, version in services.rankers.versions.items():
         mark = " (default)" if name == services.rankers.default else ""
         items = services.rankers[name].ranker.items
-        click.echo(f"ranker {name}{mark}: version {version}, {items:,} items", err=True)
+        said = "" if services.has_rows(name) else "; none of them in the store: captionary ingest rows CONFIG"
+        click.echo(f"ranker {name}{mark}: version {version}, {items:,} items{said}", err=True)
     if services.keys is None:
         click.echo("keys: none are asked for; only this machine reaches the service", err=True)
     elif not len(services.keys):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from captionary.online.verify import Scoring
 
 __all__ = ["verify"]
 
@@ -18,10 +21,16 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--requests", type=_PATH, help="Folder of logged requests; default: online/requests of the run."
 )
-@click.option("--store", help="Online store, as of `captionary ingest`.")
-@click.option("--log", help="Log, as of `captionary ingest`.")
 @click.option(
-    "--ranker", type=_PATH, help="Folder of the exported ranker; without it features alone are compared."
+    "--store", envvar="CAPTIONARY_STORE", show_envvar=True, help="Online store, as of `captionary ingest`."
+)
+@click.option("--log", envvar="CAPTIONARY_LOG", show_envvar=True, help="Log, as of `captionary ingest`.")
+@click.option(
+    "--ranker",
+    "rankers",
+    type=_PATH,
+    multiple=True,
+    help="Folder of an exported ranker, one for each that served; without any, features alone are compared.",
 )
 @click.option(
     "--tolerance", type=float, default=0.0, show_default=True, help="Difference of a score that is let pass."
@@ -32,7 +41,7 @@ def verify(
     requests: Path | None,
     store: str | None,
     log: str | None,
-    ranker: Path | None,
+    rankers: tuple[Path, ...],
     tolerance: float,
     as_json: bool,
 ) -> None:
@@ -43,27 +52,26 @@ def verify(
     from captionary.settings import load_run
 
     site = Site(load_run(config), store=store, log=log)
-    more: dict[str, Any] = {}
-    if ranker is not None:
-        from captionary.rank.served import ScoringRequest, ServingRanker
-
-        served = ServingRanker.load(ranker)
-
-        def scorer(request: Any, lists: Any, rows: Any) -> Any:
-            return served.score(
-                ScoringRequest(user=request.user_id, rows=rows, context=request.context, profiles=lists)
-            )
-
-        more = {"scorer": scorer, "version": served.version, "width": served.row_width}
     with site.open_store() as opened:
         found = run_verify(
             read_requests(requests or site.requests_folder),
             opened,
             site.open_log(),
             history=messages_of(site.history()),
+            scorings=_scorings(rankers),
             tolerance=tolerance,
-            **more,
         )
     click.echo(json.dumps(found.to_dict(), indent=1) if as_json else found.to_string())
     if not found.clean:
         raise SystemExit(1)
+
+
+def _scorings(folders: tuple[Path, ...]) -> dict[str, Scoring]:
+    from captionary.online.service.rankers import Rankers
+    from captionary.online.verify import Scoring
+
+    if not folders:
+        return {}
+    rankers = Rankers.load({str(folder): folder for folder in folders}, str(folders[0]))
+    loaded = rankers.loaded.values()
+    return {one.version: Scoring(one.score_again, one.ranker.row_width) for one in loaded}

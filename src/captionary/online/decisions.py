@@ -5,11 +5,11 @@ After it the state is that of a log in which what was forgotten never was, to th
 
 from __future__ import annotations
 
-import hashlib
 import time
 
 from captionary.errors import bad_value, nearest
 from captionary.online import keys
+from captionary.online.forgotten import note_parting
 from captionary.online.governance import EVERY, Action, Governance, Verb, acted
 from captionary.online.items import unpack_item
 from captionary.online.keyvalue import Transaction
@@ -18,7 +18,7 @@ from captionary.online.packing import Id, id_bytes
 from captionary.online.store import OnlineStore, read_log
 from captionary.online.updates import AUDIENCE_AT_ONCE, drop_list, refold
 
-__all__ = ["erase", "erase_token", "forget_item", "forget_user", "govern", "user_digest"]
+__all__ = ["erase", "erase_token", "forget_item", "forget_user", "govern"]
 
 
 def govern(
@@ -85,7 +85,7 @@ def forget_user(store: OnlineStore, user_id: Id, last_position: int = 0) -> bool
         last_position: `EventLog.last` of the topic of events: events up to there are on their way to the store
             perhaps, and are passed over. Call `EventLog.erase` first.
     """
-    user = id_bytes(user_id)
+    user, moment = id_bytes(user_id), time.time_ns() // 1000
 
     def work(transaction: Transaction) -> bool:
         found = any(
@@ -99,7 +99,7 @@ def forget_user(store: OnlineStore, user_id: Id, last_position: int = 0) -> bool
                 transaction.remove(keys.audience(name), keys.audience_member(user, event))
         transaction.delete(keys.user(user))
         transaction.delete(keys.governance(user))
-        transaction.add(keys.GONE_USERS, keys.placed(transaction.sequence, user_digest(user)))
+        note_parting(transaction, user, moment)
         if last_position:
             transaction.add(keys.forgotten(EVENTS), keys.placed(last_position, user))
         return found
@@ -142,8 +142,3 @@ def forget_item(store: OnlineStore, item_id: Id, last_position: int = 0) -> bool
     while done := store.engine.update(piece):
         pieces += done
     return store.engine.update(end) or pieces > 0
-
-
-def user_digest(user: bytes) -> bytes:
-    """What is kept of a forgotten user: enough to leave their old events out of a replay, not who they were."""
-    return hashlib.blake2b(user, digest_size=16).digest()

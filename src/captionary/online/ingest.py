@@ -6,6 +6,7 @@ spool files ──streams? frames──▶ views ──gate──▶ caption job
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from captionary.errors import CaptionaryError, bad_value
+from captionary.online.allowance import Allowance
 from captionary.online.items import ItemRecord
 from captionary.online.log import MediaMessage
 from captionary.online.spool import Spool
@@ -23,7 +25,7 @@ from captionary.represent.tokenizers import Tokenizer
 from captionary.understand.caption import caption_items
 from captionary.understand.captioner import Captioner, ImportedCaptions
 from captionary.understand.gate import Budget, GateDecision, gate
-from captionary.understand.gate_settings import GateConfig
+from captionary.understand.gate_settings import GateConfig, Policy
 from captionary.understand.media import LIMITS, PERMANENT_REASONS, MediaLimits
 from captionary.understand.media_settings import MediaConfig
 from captionary.understand.signals.settings import SignalsConfig
@@ -31,7 +33,7 @@ from captionary.understand.signals.signal import Signal
 from captionary.understand.store import CaptionStore
 from captionary.understand.views import View, views_of
 
-__all__ = ["IngestRecipe", "Made", "MediaPipeline"]
+__all__ = ["IngestRecipe", "Made", "MediaPipeline", "gate_of_stream"]
 
 _FINAL = frozenset({*PERMANENT_REASONS, "no_media", "empty_caption", "bad_name"})
 """Reasons that another try of the same bytes would only meet again."""
@@ -55,15 +57,26 @@ class IngestRecipe:
     def __post_init__(self) -> None:
         for name in ("items", "seconds", "money"):
             if getattr(self.gate, name) is not None:
-                todo = "limit a stream by gate.share, or by the policy `rules`"
+                todo = "limit uploads by --items-per-day"
                 raise bad_value(
                     f"gate.{name}", getattr(self.gate, name), "absent: a stream has no end", todo=todo
                 )
         if self.gate.policy == "learned":
-            todo = "use `rules` or `budget` with gate.share"
+            todo = "limit uploads by --items-per-day, or use `rules`, or `budget` with gate.share"
             raise bad_value(
                 "gate.policy", "learned", "one that needs no past of an item", where="ingest", todo=todo
             )
+
+
+def gate_of_stream(gate: GateConfig, items_per_day: int | None) -> GateConfig:
+    """A run's gate as uploads meet it: with a limit for each day, those of the whole run do not count.
+
+    `learned` judges items by their past, which an upload has not: uploads are then taken as they come, up to the limit.
+    """
+    if items_per_day is None:
+        return gate
+    policy: Policy = "always" if gate.policy == "learned" else gate.policy
+    return dataclasses.replace(gate, policy=policy, items=None, seconds=None, money=None)
 
 
 class Made(NamedTuple):
@@ -83,12 +96,21 @@ class MediaPipeline:
         store: of captions; read first, written after every batch.
         spool: where the uploaded files are.
         recipe: what the batch run did.
+        allowance: of captioned items a day; None: no such limit.
     """
 
-    def __init__(self, captioner: Captioner, store: CaptionStore, spool: Spool, recipe: IngestRecipe) -> None:
+    def __init__(
+        self,
+        captioner: Captioner,
+        store: CaptionStore,
+        spool: Spool,
+        recipe: IngestRecipe,
+        allowance: Allowance | None = None,
+    ) -> None:
         if isinstance(captioner, ImportedCaptions):
             raise bad_value("captioner", "import", "one that captions new media", where="ingest")
         self.captioner, self.store, self.spool, self.recipe = captioner, store, spool, recipe
+        self.allowance = allowance
         self.captioned = 0
         """Pictures that the captioner was asked about."""
         self._streams: Any = None
@@ -104,6 +126,13 @@ class MediaPipeline:
         views, _ = views_of(items, entries=self.recipe.media.entries, most=self.recipe.media.most)
         unfolded = self._unfold(views)
         held = self._held(items)
+        granted = 0
+        if self.allowance is not None:
+            held = held or [""] * len(messages)
+            asking = [row for row, views in enumerate(unfolded.views) if views and not held[row]]
+            granted = self.allowance.take(len(asking))
+            for row in asking[granted:]:
+                held[row] = "gate_over_budget"
         if held is not None:
             views = [[] if held[row] else of_item for row, of_item in enumerate(unfolded.views)]
         else:
@@ -123,6 +152,8 @@ class MediaPipeline:
             decode_processes=self.recipe.media.decode_processes,
         )
         self.captioned += report.pictures
+        if self.allowance is not None:
+            self.allowance.give_back(max(0, granted - report.pictures))
         captions = report.captions["caption"].to_pylist()
         descriptors = self._described(captions, unfolded.signals, messages)
         normalized = ["" if d is None else normalize(d, self.recipe.normalize) for d in descriptors]
@@ -191,7 +222,8 @@ class MediaPipeline:
             from captionary.understand.streams import Streams
 
             size = getattr(self.captioner, "image_size", None)
-            folder = self.spool.folder / "streams"
+            # Absolute: the caption job looks for what is not below the spool.
+            folder = self.spool.folder.resolve() / "streams"
             self._streams = Streams(self.recipe.signals, folder, size, self.recipe.limits)
         return self._streams.unfold(views, self.spool.folder, lambda uri, root: root / uri)
 

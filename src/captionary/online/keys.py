@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ALLOWANCE",
     "GONE",
     "GONE_USERS",
     "ITEM",
@@ -31,6 +32,8 @@ __all__ = [
 
 SEGMENT_EVENTS = 256
 """Events in one segment of a log: what an event in order writes anew is at most this, however long the log."""
+ALLOWANCE = b"allowance"
+"""How many items may still be captioned, see `allowance`."""
 META = b"meta"
 """What the store was filled under."""
 USER = b"u"
@@ -40,7 +43,7 @@ ITEM = b"i"
 GONE = b"gone"
 """Set of (update, item): items that were forgotten, so that a replay passes over the events on them before it."""
 GONE_USERS = b"goneusers"
-"""Set of (update, digest of the user): as `GONE`, without the id of whom shall be forgotten."""
+"""Set of (update, digest of the user, moment), see `forgotten`: without the id of whom shall be forgotten."""
 REFOLD = b"refold"
 """Set of items of which not all profiles have been folded anew."""
 

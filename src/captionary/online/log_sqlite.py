@@ -247,8 +247,10 @@ class SqliteLog:
         return LogFullError(str(bad_value("backlog", self._waiting(topic), rule, where=where, todo=todo)))
 
     def _prepare(self, busy_seconds: float) -> None:
-        application = self._db.execute("PRAGMA application_id").fetchone()[0]
+        self._db.execute("BEGIN")  # both of one moment: another process may be making the tables
         tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        application = self._db.execute("PRAGMA application_id").fetchone()[0]
+        self._db.execute("COMMIT")
         if application != APPLICATION_ID and tables:
             where = "another program's SQLite file"
             raise bad_value("log", str(self.path), "a log of captionary", where=where)

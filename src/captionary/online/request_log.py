@@ -1,6 +1,6 @@
 """What was served: a sample of ranking requests with the features and scores that they met, for `captionary verify`.
 
-    requests/20260101T120000-4711-00000.jsonl    a record a line, in order of time; a new file when one is large
+    requests/20260101T120000-0a1b2c3d4e5f.jsonl    a record a line, in order of time; a new file when one is large
 
 Lines are written without waiting for the disk: a crash may cost the last second of the sample, and at worst half a
 line, which readers pass over.
@@ -8,10 +8,10 @@ line, which readers pass over.
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +20,8 @@ import msgspec
 import numpy as np
 
 from captionary.errors import CaptionaryError, bad_value
-from captionary.online.packing import Id
+from captionary.online.forgotten import Forgotten, alone_in, hold, is_held
+from captionary.online.packing import Id, id_bytes
 from captionary.publish import atomic_file
 from captionary.represent.profiles import ProfileList
 
@@ -77,7 +78,7 @@ def served(lists: Mapping[str, ProfileList]) -> dict[str, ListServed]:
 
 
 class RequestLog:
-    """Appends to a folder; of several threads, and each process has files of its own.
+    """Appends to a folder; of several threads, and each process has files of its own, so that replicas may share one.
 
     Args:
         folder: made where absent.
@@ -107,7 +108,7 @@ class RequestLog:
             ) from None
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
-        self._size, self._number, self._flushed = 0, 0, 0.0
+        self._size, self._flushed = 0, 0.0
 
     def wants(self) -> bool:
         """Whether the next request belongs to the sample: ask before a record is made."""
@@ -140,9 +141,9 @@ class RequestLog:
         if self._file is not None:
             self._file.close()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        path = self.folder / f"{stamp}-{os.getpid()}-{self._number:05d}.jsonl"
-        self._number += 1
+        path = self.folder / f"{stamp}-{uuid.uuid4().hex[:12]}.jsonl"
         self._file, self._size = path.open("ab"), 0
+        hold(self._file)
         oldest = time.time() - self.keep_days * 86_400
         for old in self.folder.glob("*.jsonl"):
             if old != path and old.stat().st_mtime < oldest:
@@ -173,29 +174,40 @@ def read_requests(folder: Path) -> Iterator[RequestRecord]:
                     ) from None
 
 
-def erase_requests(folder: Path, user_id: Id) -> int:
-    """Delete a user's requests from files that no process writes any more; how many.
+def erase_requests(folder: Path, forgotten: Forgotten) -> int:
+    """Delete the requests of people who were forgotten since, from files that no process writes any more; how many.
 
-    A service closes its own log before, so that it begins a new file.
+    A service closes its own log before, so that it begins a new file; replicas on the same folder do the same when
+    they learn of it.
     """
+    if not folder.is_dir() or not forgotten.partings:
+        return 0
     count = 0
-    for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
-        lines = path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if not _is_of(line, user_id)]
-        if len(kept) < len(lines):
-            count += len(lines) - len(kept)
-            with atomic_file(path) as file:
-                file.write(b"".join(kept))
+    with alone_in(folder):
+        for path in sorted(folder.glob("*.jsonl")):
+            if is_held(path):
+                continue
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if not _is_of(line, forgotten)]
+            if len(kept) < len(lines):
+                count += len(lines) - len(kept)
+                with atomic_file(path) as file:
+                    file.write(b"".join(kept))
     return count
 
 
-class _User(msgspec.Struct):
+class _Asked(msgspec.Struct):
     user_id: Id | None = None
+    sequence: int = 0
 
 
-def _is_of(line: bytes, user_id: Id) -> bool:
+_asked = msgspec.json.Decoder(_Asked).decode
+
+
+def _is_of(line: bytes, forgotten: Forgotten) -> bool:
     try:
-        found = msgspec.json.decode(line, type=_User).user_id
+        asked = _asked(line)
+        parting = None if asked.user_id is None else forgotten.of_packed(id_bytes(asked.user_id))
     except (msgspec.DecodeError, CaptionaryError):
         return False
-    return found == user_id and type(found) is type(user_id)
+    return parting is not None and asked.sequence < parting.sequence

@@ -19,14 +19,14 @@ from captionary.online.items import ItemRecord
 from captionary.online.log import EventLog, EventMessage, open_log
 from captionary.online.spool import Spool
 from captionary.online.store import OnlineStore, open_store
-from captionary.online.updates import apply_events, put_items
+from captionary.online.updates import apply_events, put_items, put_rows
 from captionary.online.visible import ItemColumns, RowFolder
 from captionary.represent.profiles import ProfileConfig
 from captionary.represent.tables import read_item_tokens
 from captionary.represent.tokenizers import Tokenizer, load_tokenizer
 from captionary.settings import RunConfig
 
-__all__ = ["Seeded", "Site", "messages_of", "seed"]
+__all__ = ["Seeded", "Site", "add_rows", "messages_of", "seed"]
 
 _ITEMS_AT_ONCE = 1000
 _EVENTS_AT_ONCE = 20_000
@@ -147,6 +147,26 @@ def seed(site: Site, store: OnlineStore, folders: Sequence[RowFolder] = ()) -> S
     for start in range(0, len(history), _EVENTS_AT_ONCE):
         apply_events(store, messages_of(history.slice(start, _EVENTS_AT_ONCE)))
     return Seeded(items, len(history))
+
+
+def add_rows(site: Site, store: OnlineStore, folders: Sequence[RowFolder]) -> int:
+    """Fold what the store knows for further rankers, which can then go live beside the others; how many items.
+
+    What is uploaded meanwhile is folded by the workers that are given these rankers: begin those first.
+
+    Raises:
+        CaptionaryError: a ranker that cannot fold an item.
+    """
+    from captionary.online.visible import with_rows
+
+    ids, count = store.item_ids(most=1 << 62), 0
+    for start in range(0, len(ids), _ITEMS_AT_ONCE):
+        records = [one for one in store.items(ids[start : start + _ITEMS_AT_ONCE]) if one is not None]
+        updates, faults = with_rows(records, folders, site.columns)
+        if faults:
+            raise bad_value("ranker", faults[0], "able to fold the items", where=f"{len(faults)} items")
+        count += put_rows(store, updates)
+    return count
 
 
 def messages_of(events: pa.Table) -> list[EventMessage]:

@@ -28,7 +28,6 @@ from captionary.online.keyvalue import Reader, Transaction
 from captionary.online.log import EVENTS, MEDIA, EventMessage
 from captionary.online.packing import (
     FoldState,
-    Id,
     Segment,
     id_bytes,
     pack_fold,
@@ -166,16 +165,28 @@ def put_items(
     return store.engine.update(work)
 
 
-def put_rows(store: OnlineStore, version: str, rows: Mapping[Id, npt.NDArray[np.float32]]) -> None:
-    """Write a ranker's rows of items, for a version that goes live beside others."""
+def put_rows(store: OnlineStore, updates: Sequence[ItemUpdate]) -> int:
+    """Write rankers' rows of items that are known, for a version that goes live beside others; of how many items.
 
-    def work(transaction: Transaction) -> None:
-        for item_id, row in rows.items():
-            name = id_bytes(item_id)
-            transaction.put(keys.row(version, name), np.ascontiguousarray(row, "<f4").tobytes())
-            transaction.add(keys.rows_of(name), version.encode())
+    Args:
+        store: where they are known.
+        updates: records as `store.items` gave them; an item that has changed since keeps the rows that it has.
+    """
+    names = [id_bytes(update.record.item_id) for update in updates]
 
-    store.engine.update(work)
+    def work(transaction: Transaction) -> int:
+        count = 0
+        packed = transaction.get_many([keys.item(name) for name in names])
+        for name, update, there in zip(names, updates, packed, strict=True):
+            if there is None or unpack_item(there).sequence != update.record.sequence:
+                continue
+            count += bool(update.rows)
+            for version, row in update.rows.items():
+                transaction.put(keys.row(version, name), np.ascontiguousarray(row, "<f4").tobytes())
+                transaction.add(keys.rows_of(name), version.encode())
+        return count
+
+    return store.engine.update(work)
 
 
 def refold_pending(store: OnlineStore) -> int:

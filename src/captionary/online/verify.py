@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from captionary.online import keys
-from captionary.online.decisions import user_digest
+from captionary.online.forgotten import Forgotten
 from captionary.online.governance import Governance, governed
 from captionary.online.items import unpack_item
 from captionary.online.log import EVENTS, EventLog, EventMessage
@@ -32,14 +33,23 @@ from captionary.online.updates import checked_event
 from captionary.represent.jagged import Jagged
 from captionary.represent.profiles import ProfileList, build_profiles
 
-__all__ = ["Difference", "Verification", "verify"]
+__all__ = ["Difference", "Scoring", "Verification", "verify"]
 
 _AT_ONCE = 2000
 _EXAMPLES = 20
 _FOR_EVER = 1 << 62
 
-Scorer = Callable[[RequestRecord, dict[str, ProfileList], npt.NDArray[np.float32]], npt.NDArray[np.float32]]
-"""(request, lists, rows of its items) → [C, T], by the code that serves."""
+Floats = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
+
+
+class Scoring(NamedTuple):
+    """How a version of the ranker scores again: `online.service.rankers.Loaded.score_again`."""
+
+    score: Callable[[RequestRecord, dict[str, ProfileList], Floats, Flags], Floats]
+    """(request, lists, rows [C, R] of its items, [C] whether the store had them) → [C, T], by the code that serves."""
+    width: int
+    """R of its rows."""
 
 
 class Difference(NamedTuple):
@@ -111,9 +121,10 @@ class _Replay:
         for entry, sequence in log.settled(EVENTS):
             if entry.subject in self.events:
                 self._add(msgspec.json.decode(entry.payload, type=EventMessage), sequence)
-        gone = store.engine.view(lambda r: (r.members(keys.GONE), r.members(keys.GONE_USERS)))
-        self.gone_items = {name: sequence for sequence, name in map(keys.place_of, gone[0])}
-        self.gone_users = {name: sequence for sequence, name in map(keys.place_of, gone[1])}
+        self.gone_items: dict[bytes, int] = {}
+        for sequence, name in map(keys.place_of, store.engine.view(lambda r: r.members(keys.GONE))):
+            self.gone_items[name] = max(sequence, self.gone_items.get(name, -1))
+        self.forgotten = Forgotten.of(store.engine)
         named = {event.item for events in self.events.values() for event in events}
         self.revisions = {item: self._revisions(item) for item in named}
         packed = store.engine.read([keys.governance(user) for user in users])[1]
@@ -140,9 +151,14 @@ class _Replay:
         number = bisect.bisect_right([row[0] for row in revisions], sequence) - 1
         return None if number < 0 else (number, revisions[number][1])
 
+    def gone_at(self, user: bytes) -> int:
+        """The update with which a user was forgotten for the last time; -1: they were not."""
+        parting = self.forgotten.of_packed(user)
+        return -1 if parting is None else parting.sequence
+
     def counting(self, user: bytes, sequence: int, governance: Governance) -> list[_Event]:
         """The events that counted after an update."""
-        forgotten = self.gone_users.get(user_digest(user), -1)
+        forgotten = self.gone_at(user)
         found = []
         for event in self.events[user]:
             erased = event.message.timestamp < governance.erased_before(event.message.event)
@@ -159,9 +175,7 @@ def verify(
     log: EventLog,
     *,
     history: Iterable[EventMessage] = (),
-    scorer: Scorer | None = None,
-    version: str = "",
-    width: int = 0,
+    scorings: Mapping[str, Scoring] = MappingProxyType({}),
     tolerance: float = 0.0,
 ) -> Verification:
     """Do logged requests again.
@@ -171,9 +185,7 @@ def verify(
         store: for items as they were, rows, and what users decided; its lists are not read.
         log: whose settled entries are the events; those trimmed since cannot be done again.
         history: events that the store was seeded with.
-        scorer: scores anew, by the code that serves; None: features alone are compared.
-        version: of the scorer's ranker; requests of other versions are compared by features alone.
-        width: R of its rows.
+        scorings: version of the ranker → how it scores; requests of other versions are compared by features alone.
         tolerance: of a score.
     """
     everything = list(requests)
@@ -184,8 +196,12 @@ def verify(
         chosen = [r for r in everything[start : start + _AT_ONCE] if found.may_compare(r, replay)]
         for request, lists in zip(chosen, _lists(chosen, replay), strict=True):
             found.compare_lists(request, lists)
-            if scorer is not None and (rows := found.rows_of(request, store, version, width)) is not None:
-                found.compare_scores(request, scorer(request, lists, rows), tolerance)
+            scoring = scorings.get(request.version)
+            if scoring is None:
+                if scorings:
+                    found.skipped["scores of another version of the ranker"] += 1
+            elif (met := found.rows_of(request, store, scoring.width)) is not None:
+                found.compare_scores(request, scoring.score(request, lists, *met), tolerance)
     return found.result(len(everything))
 
 
@@ -255,7 +271,7 @@ class _Found:
         reason = ""
         if request.user_id is None:
             reason = "no user"
-        elif replay.gone_users.get(user_digest(id_bytes(request.user_id)), -1) > request.sequence:
+        elif replay.gone_at(id_bytes(request.user_id)) > request.sequence:
             reason = "user forgotten since"
         else:
             user = id_bytes(request.user_id)
@@ -283,29 +299,20 @@ class _Found:
                 self.unequal_lists += 1
                 self._example(request, f"list {event}", _told(one), _told(other))
 
-    def rows_of(
-        self, request: RequestRecord, store: OnlineStore, version: str, width: int
-    ) -> npt.NDArray[np.float32] | None:
-        """The rows of the request's items, where they are those that it met."""
-        if request.version != version:
-            self.skipped["scores of another version of the ranker"] += 1
-            return None
-        if request.present and not all(request.present):
-            self.skipped["scores with rows that were missing"] += 1
-            return None
-        records = store.items(request.item_ids)
-        if any(record is None or record.sequence > request.sequence for record in records):
-            self.skipped["scores with items that have changed since"] += 1
-            return None
-        read = store.read(0, request.item_ids, request.as_of, version=version, width=width)
-        if not read.present.all():
+    def rows_of(self, request: RequestRecord, store: OnlineStore, width: int) -> tuple[Floats, Flags] | None:
+        """The rows of the request's items, where they are those that it met, and which the store had."""
+        had = np.array(request.present or [True] * len(request.item_ids), np.bool_)
+        read = store.read(0, request.item_ids, request.as_of, version=request.version, width=width)
+        if not read.present[had].all():
             self.skipped["scores with rows that are gone"] += 1
             return None
-        return read.rows
+        for record, there in zip(store.items(request.item_ids), had.tolist(), strict=True):
+            if there and (record is None or record.sequence > request.sequence):
+                self.skipped["scores with items that have changed since"] += 1
+                return None
+        return read.rows, had
 
-    def compare_scores(
-        self, request: RequestRecord, offline: npt.NDArray[np.float32], tolerance: float
-    ) -> None:
+    def compare_scores(self, request: RequestRecord, offline: Floats, tolerance: float) -> None:
         self.scored += 1
         served = np.array(request.scores, np.float32).reshape(len(request.item_ids), -1)
         apart = np.inf

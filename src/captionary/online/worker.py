@@ -64,7 +64,7 @@ class WorkerOptions:
     """How long to wait for more uploads after the first, >= 0."""
     events_at_once: int = 500
     """Most events in one update, >= 1."""
-    lease_seconds: float = 60.0
+    lease_seconds: float = 20.0
     """After which what a dead worker held is another's, > 0; held for longer while it is worked on."""
     most_failures: int = 5
     """Tries of an upload whose fault may pass, >= 1."""
@@ -280,7 +280,7 @@ class IngestWorker:
 
     def _show(self, entries: Sequence[Entry], made: Sequence[Made]) -> None:
         """Make visible what came out, then say so; try again what may still succeed."""
-        final, letters = [], []
+        final, letters, passed = [], [], []
         for entry, one in zip(entries, made, strict=True):
             record = one.record
             if one.again and not self._last_try(entry):
@@ -288,9 +288,12 @@ class IngestWorker:
                 continue
             if record.status == "failed":
                 letters.append((entry, record.reason, record.detail))
+            if record.status != "ok":
                 old = self.store.item(record.item_id)
-                if old is not None and old.status == "ok":
-                    continue  # what is known of the item is better than nothing
+                if old is not None and old.status == "ok":  # what is known of the item is better than nothing
+                    if record.status == "skipped":
+                        passed.append(entry.position)
+                    continue
             final.append((entry.position, record))
         updates, faults = with_rows([record for _, record in final], self.folders, self.columns)
         for fault in faults:
@@ -306,6 +309,9 @@ class IngestWorker:
             if record.received_at:
                 self.latencies.add(max(0.0, (present - record.received_at) / 1e6))
         self._settle(MEDIA, {p: sequence for p, sequence in sequences.items() if p not in dead})
+        if passed:
+            self.log.done(MEDIA, passed, self.store.sequence)
+            self.skipped += len(passed)
         for entry, reason, detail in letters:
             self.log.bury(MEDIA, entry.position, reason, detail)
             self.failed += 1

@@ -56,7 +56,7 @@ class Streams:
         self, config: SignalsConfig, folder: Path, size: int | None = None, limits: MediaLimits = LIMITS
     ) -> None:
         self.config = config
-        self.folder = folder
+        self.folder = folder.resolve()
         self.size = size
         self.limits = limits
         self._models = SignalModels(config)

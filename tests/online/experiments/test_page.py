@@ -27,6 +27,8 @@ def test_figures_come_from_the_result_file() -> None:
     spec.loader.exec_module(tool)
     figures = json.loads((ROOT / "benchmarks" / "results" / "closed_loop.json").read_text())
     assert tool.with_table(PAGE, figures) == PAGE, "run python benchmarks/closed_loop.py --page"
+    trained = json.loads((ROOT / "benchmarks" / "results" / "closed_loop_trained.json").read_text())
+    assert tool.with_trained(PAGE, trained) == PAGE, "run python benchmarks/closed_loop.py --page"
 
 
 def test_the_example_is_a_valid_file() -> None:

@@ -92,7 +92,7 @@ class TestPlan:
         plan = make_plan(0.0002, TRAFFIC, cv=1.0)
         assert plan.days is None
         assert plan.verdict.startswith(
-            "This effect cannot be seen with this traffic: +0.020 % needs about 819,000,000"
+            "This effect cannot be seen with this traffic: +0.020 % needs about 827,000,000"
         )
         assert "2 · (1.960 + 0.842)² · 1² · (1 − 0²) ÷ 0.0002² = 392,443,987 users an arm" in plan.to_string()
 
@@ -105,7 +105,28 @@ class TestPlan:
         two = plan.horizons[1]
         half = TRAFFIC.exposed(14) / 2
         assert two.smallest_effect == pytest.approx(detectable(half, half, 1.0, rho=0.6))
-        assert two.smallest_effect_watched == pytest.approx(two.smallest_effect * math.sqrt(plan.inflation))
+        cost = sequential_costs("group-sequential", TRAFFIC.looks(14))
+        assert two.smallest_effect_watched == pytest.approx(two.smallest_effect * math.sqrt(cost))
+
+    @pytest.mark.parametrize("method", ["group-sequential", "always-valid"])
+    def test_watching_costs_what_the_planned_days_cost(self, method: str) -> None:
+        found = {}
+        for effect in (0.03, 0.0135):
+            plan = make_plan(effect, TRAFFIC, cv=1.0, method=method)
+            assert plan.days is not None
+            assert plan.inflation == sequential_costs(method, TRAFFIC.looks(plan.days))
+            assert TRAFFIC.exposed(plan.days) >= plan.users
+            found[plan.days] = plan.inflation
+        short, long = sorted(found)
+        assert short < 7 < long
+        assert found[short] != found[long]
+
+    def test_looks_are_where_the_users_are(self) -> None:
+        assert TRAFFIC.looks(1) == [1.0]
+        assert TRAFFIC.looks(2) == [TRAFFIC.distinct(1) / TRAFFIC.distinct(2), 1.0]
+        late = TRAFFIC._replace(ramp=((3.0, 1.0),))
+        assert len(late.looks(5)) == 2  # nobody is there on the first three days
+        assert len(TRAFFIC.looks(400)) == 28
 
     def test_an_offline_gain_is_carried_over_and_back(self) -> None:
         plan = make_plan(None, TRAFFIC, cv=1.0, offline_gain=0.0035)
@@ -118,7 +139,10 @@ class TestPlan:
         assert other.effect == 0.0035
 
     def test_unequal_arms_cost_users(self) -> None:
-        equal, tenth = (make_plan(0.02, TRAFFIC, cv=1.0, treatment_share=share).users for share in (0.5, 0.1))
+        equal, tenth = (
+            make_plan(0.02, TRAFFIC, cv=1.0, treatment_share=share, method="fixed").users
+            for share in (0.5, 0.1)
+        )
         assert tenth / equal == pytest.approx((1 / 0.9 + 1 / 0.1) / 4)
 
     def test_before_anybody_takes_part_nothing_is_seen(self) -> None:
@@ -141,10 +165,13 @@ class TestPlan:
             make_plan(0.01, TRAFFIC, cv=1.0, treatment_share=1.0)
 
 
+EVENLY = [(look + 1) / 14 for look in range(14)]
+
+
 class TestWatching:
     def test_methods_in_order(self) -> None:
         fixed, planned, always = (
-            sequential_costs(method) for method in ("fixed", "group-sequential", "always-valid")
+            sequential_costs(method, EVENLY) for method in ("fixed", "group-sequential", "always-valid")
         )
         assert fixed == 1
         assert 1.02 < planned < 1.06
@@ -152,4 +179,4 @@ class TestWatching:
 
     def test_unknown_methods(self) -> None:
         with pytest.raises(CaptionaryError, match="fixed, group-sequential or always-valid"):
-            sequential_costs("bayes")
+            sequential_costs("bayes", EVENLY)

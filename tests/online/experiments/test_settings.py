@@ -51,6 +51,26 @@ def test_a_good_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("salt: shop", "salt: shop2", False),
+        ("share: 0.01}", "share: 0.02}", False),
+        ("name: ranking", "name: order", False),  # what buckets are drawn with
+        ("{7: joint}", "{8: joint}", False),
+        ("margin: 0.05", "margin: 0.5", True),
+        ("name: a, share: 0.9", "name: c, share: 0.9", True),  # of another experiment
+    ],
+)
+def test_a_version_is_that_of_what_users_get(tmp_path: Path, old: str, new: str, same: bool) -> None:
+    assert old in GOOD
+    before, after = (
+        load(tmp_path).version("captions"),
+        load(tmp_path, GOOD.replace(old, new)).version("captions"),
+    )
+    assert (before == after) == same
+
+
+@pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         (

@@ -78,7 +78,11 @@ def test_pods_are_hardened_and_whole(workload):
         if found := volume.get("configMap"):
             assert named("ConfigMap", found["name"])
     for variable in container["env"]:
-        assert variable["valueFrom"]["secretKeyRef"]["name"] == "captionary"  # no password in a file
+        if "value" in variable:
+            assert ":$(REDIS_PASSWORD)@" in variable["value"]
+        else:
+            assert variable["valueFrom"]["secretKeyRef"]["name"] == "captionary"  # no password in a file
+    assert not any("PASSWORD" in word and "redis://" in word for word in container.get("args", []))
 
 
 def test_what_refers_to_something_refers_to_what_is_there():

@@ -1,12 +1,12 @@
 import polars as pl
 from tests.online.service.small_service import HOUR
 
+from captionary.online.items import ItemRecord
 from captionary.online.log import EVENTS
 from captionary.online.request_log import read_requests
 from captionary.online.service.recording import Recorder
-from captionary.online.updates import apply_events
-from captionary.online.verify import verify
-from captionary.rank.served import ScoringRequest
+from captionary.online.updates import ItemUpdate, apply_events, put_items
+from captionary.online.verify import Scoring, verify
 
 
 def test_what_was_served_is_made_again_offline_to_the_bit(start, tmp_path, monkeypatch):
@@ -19,27 +19,25 @@ def test_what_was_served_is_made_again_offline_to_the_bit(start, tmp_path, monke
     monkeypatch.setattr("tests.online.service.small_service.apply_events", remembered)
     served = start(recorder=Recorder(tmp_path / "requests", share=1.0))
     for user in ("u1", "u2", "stranger"):
-        body = {"user": user, "items": [1001, 1004, 1010], "context": {"tab": "b", "hour": 3}}
+        items = [1001, 1004, 5, 1027, 1010]  # of the store, of nobody, of the export alone
+        body = {"user": user, "items": items, "context": {"tab": "b", "hour": 3}}
         said = served.client.post("/rank", json=body, headers=served.admin).json()
-        assert said["degraded"].keys() <= {"unknown_user", "no_profile"}
+        missing = {"unknown_item", "row_of_export"}
+        assert missing <= said["degraded"].keys() <= missing | {"unknown_user", "no_profile"}
         served.client.post(f"/users/{user}/profile/mute", json={"word": "dog"}, headers=served.admin)
     served.client.post("/rank", json={"items": [1001]}, headers=served.admin)
     served.services.recorder.close()
     one = served.services.rankers["captions"]
 
-    def scorer(request, lists, rows):
-        profiles = {event: lists[event] for event in one.events}
-        asked = ScoringRequest(user=request.user_id, rows=rows, context=request.context, profiles=profiles)
-        return one.ranker.score(asked)
-
+    row = served.services.store.read("x", [1001], 1, version=one.version, width=one.ranker.row_width).rows[0]
+    late = ItemUpdate(ItemRecord(item_id=5, status="ok"), {one.version: row})
+    put_items(served.services.store, [late])  # it has a row now, which it had not when it was asked for
     found = verify(
         read_requests(tmp_path / "requests"),
         served.services.store,
         served.services.log,
         history=applied,
-        scorer=scorer,
-        version=one.version,
-        width=one.ranker.row_width,
+        scorings={one.version: Scoring(one.score_again, one.ranker.row_width)},
     )
     assert found.clean, found.to_string()
     assert (found.requests, found.scored, found.skipped) == (4, 3, {"no user": 1})

@@ -65,7 +65,9 @@ def test_from_upload_to_visible(start):
     assert get(served, 2001, again).json()["reason"] == "corrupt"
 
     gone = served.client.delete("/items/2001", headers=served.admin)
-    assert gone.json() == {"found": True, "log_entries": 2, "requests": 0}
+    assert gone.json() == {"found": True, "log_entries": 2, "requests": 0, "exposures": 0}
+    assert get(served, 2001).status_code == 404
+    put_items(served.services.store, [ItemUpdate(record)], [again])  # a worker had it in its hands
     assert get(served, 2001).status_code == 404
 
 
@@ -89,6 +91,48 @@ def test_media_are_what_their_content_says(served, data, reason):
     assert answer.status_code == 422
     assert answer.json()["reason"] == reason
     assert (served.services.log.last(MEDIA), kept()) == before
+
+
+def test_videos_and_sounds_are_media(served):
+    pytest.importorskip("av", reason="PyAV reads videos and sounds")
+    from tests.understand.signals.films import film, recording, scenes, tone
+
+    video = film([(scenes(1)[0].resize((64, 64)), 1.0)], sound=tone(1.0))
+    sound = recording(tone(0.2))
+    for data in (video, sound):
+        answer = upload(served, data)
+        assert answer.status_code == 202, answer.text
+        (name,) = answer.json()["media"]
+        assert served.services.spool.path(name).read_bytes() == data
+        served.services.spool.remove(name)
+    before = served.services.log.last(MEDIA)
+    for data, reason in (
+        (video[: len(video) // 2], "truncated"),
+        (video[:200] + bytes(len(video) - 200), "truncated"),
+        (b"\x1a\x45\xdf\xa3" + bytes(2000), "corrupt"),
+        (b"fLaC" + bytes(2000), "corrupt"),
+    ):
+        answer = upload(served, data)
+        assert (answer.status_code, answer.json()["reason"]) == (422, reason), answer.text
+    assert served.services.log.last(MEDIA) == before
+
+
+def test_limits_of_videos(start):
+    pytest.importorskip("av", reason="PyAV reads videos and sounds")
+    from tests.understand.signals.films import film, scenes
+
+    served = start(uploads=UploadConfig(max_pixels=1000))
+    video = film([(scenes(1)[0].resize((64, 64)), 0.5)])
+    assert upload(served, video).json()["reason"] == "too_many_pixels"
+
+
+def test_without_a_reader_of_videos_the_error_says_what_is_taken(start, monkeypatch):
+    from captionary.online.service import uploads
+
+    monkeypatch.setattr(uploads.importlib.util, "find_spec", lambda name: None)
+    said = upload(start(), b"\x1a\x45\xdf\xa3" + bytes(2000)).json()
+    assert said["reason"] == "not_media"
+    assert "a video; this service takes pictures and animations" in said["detail"]
 
 
 def test_limits_of_uploads(start):

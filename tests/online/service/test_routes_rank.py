@@ -132,7 +132,9 @@ def test_arms_are_ranked_by_their_ranker_and_logged_once(start):
         for _ in range(2):
             said = rank(served, user=user).json()
             assert said["model"]["name"] == ranker
-            assert said["experiments"] == [{"experiment": "captions", "arm": arm, "reason": "forced"}]
+            version = served.services.trials.experiments.version("captions")
+            dealt = {"experiment": "captions", "arm": arm, "reason": "forced", "version": version}
+            assert said["experiments"] == [dealt]
     drawn = {rank(served, user=f"v{k}").json()["model"]["name"] for k in range(20)}
     assert drawn == {"captions", "ids"}
     log = read_exposures(served.folder / "exposures")

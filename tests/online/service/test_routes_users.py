@@ -80,7 +80,7 @@ def test_a_user_is_forgotten_with_what_is_on_its_way(one):
     message = EventMessage(user_id="u1", item_id=1001, event="like", timestamp=1)
     one.services.log.append(EVENTS, [event_draft(message, "k")])
     said = one.client.delete("/users/u1", headers=one.admin).json()
-    assert said == {"found": True, "log_entries": 1, "requests": 0}
+    assert said == {"found": True, "log_entries": 1, "requests": 0, "exposures": 0}
     assert one.services.log.backlog(EVENTS) == 0
     assert words(one, "like") == []
     assert words(one, "share") == []
@@ -88,4 +88,5 @@ def test_a_user_is_forgotten_with_what_is_on_its_way(one):
         "found": False,
         "log_entries": 0,
         "requests": 0,
+        "exposures": 0,
     }

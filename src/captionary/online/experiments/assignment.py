@@ -98,6 +98,8 @@ class Assigner:
     def __init__(self, experiments: Experiments, stopped: Collection[str] = ()) -> None:
         self.experiments = experiments
         self.stopped = frozenset(stopped)
+        self.versions = {name: experiments.version(name) for name in experiments.names}
+        """Experiment → see `Experiments.version`."""
 
     def assign(self, user: Any, experiment: str, at: datetime | None = None) -> Assignment:
         """The arm of one user, in about 0.1 ms.

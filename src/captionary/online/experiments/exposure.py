@@ -24,9 +24,10 @@ import polars as pl
 
 from captionary.errors import bad_value
 from captionary.online.experiments.assignment import Assignment
+from captionary.online.forgotten import Forgotten, alone_in, hold, is_held
 from captionary.publish import atomic_file
 
-__all__ = ["Exposed", "ExposureLog", "compact", "first_exposures", "read_exposures"]
+__all__ = ["Exposed", "ExposureLog", "compact", "erase_exposures", "first_exposures", "read_exposures"]
 
 _SCHEMA: dict[str, Any] = {
     "user_id": pl.String,
@@ -95,11 +96,11 @@ class ExposureLog:
             "user_id": key[0],
             "experiment": key[1],
             "arm": key[2],
-            "at": (at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="microseconds"),
+            "at": at or datetime.now(UTC),
             "trigger": trigger,
             "forced": assignment.reason == "forced",
         }
-        text = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        text = _line(line).encode()
         with self._lock:
             if key in self._seen:
                 return False
@@ -109,6 +110,21 @@ class ExposureLog:
             if len(self._seen) > self._remembered:
                 self._seen.popitem(last=False)
         return True
+
+    def erase(self, forgotten: Forgotten) -> int:
+        """Delete the exposures of people before they were forgotten; how many lines.
+
+        Who comes back is logged anew. Segments that other processes still write are left to them. Blocks, for as long
+        as it takes to read all that is kept; `log` goes on meanwhile.
+        """
+        if not forgotten.partings:
+            return 0
+        with self._lock:
+            self._seal()
+            gone = forgotten.of_names(user for user, *_ in self._seen)
+            for key in [key for key in self._seen if key[0] in gone]:
+                del self._seen[key]
+        return erase_exposures(self.folder, forgotten)
 
     def close(self) -> None:
         """Seal the open segment."""
@@ -129,6 +145,7 @@ class ExposureLog:
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
             self._path = self.folder / f"{stamp}-{uuid.uuid4().hex[:12]}{_OPEN}"
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            hold(self._descriptor)
             self._written, self._since = 0, time.monotonic()
         return self._descriptor
 
@@ -201,6 +218,38 @@ def compact(folder: Path) -> Path | None:
     Killed at any moment, it leaves every exposure in the folder, some perhaps twice.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        return None
+    with alone_in(folder):
+        return _compacted(folder)
+
+
+def erase_exposures(folder: Path, forgotten: Forgotten) -> int:
+    """Delete the exposures of people before they were forgotten from segments that nobody writes; how many lines."""
+    count = 0
+    with alone_in(folder):
+        for path in sorted([*folder.glob("*.parquet"), *folder.glob("*.jsonl"), *folder.glob(f"*{_OPEN}")]):
+            if path.name.endswith(_OPEN) and (not path.exists() or is_held(path)):
+                continue
+            packed = path.suffix == ".parquet"
+            table = pl.read_parquet(path) if packed else _parsed(path.read_bytes(), path)
+            gone = forgotten.of_names(table["user_id"].unique())
+            if not gone:
+                continue
+            until = table["user_id"].replace_strict(gone, default=None, return_dtype=pl.Int64)
+            kept = table.filter((table["at"].dt.epoch("us") > until).fill_null(True))
+            if kept.height == table.height:
+                continue
+            count += table.height - kept.height
+            with atomic_file(path) as file:
+                if packed:
+                    kept.write_parquet(file, compression="zstd")
+                else:
+                    file.write("".join(map(_line, kept.iter_rows(named=True))).encode())
+    return count
+
+
+def _compacted(folder: Path) -> Path | None:
     sealed = sorted([*folder.glob("*.jsonl"), *folder.glob("*.parquet")])
     if not any(path.suffix == ".jsonl" for path in sealed):
         return None
@@ -256,6 +305,11 @@ def first_exposures(exposures: pl.DataFrame, experiment: str, arms: tuple[str, .
         forced=len(forced),
         repeated=drawn.height - users.height,
     )
+
+
+def _line(exposure: dict[str, Any]) -> str:
+    at = exposure["at"].astimezone(UTC).isoformat(timespec="microseconds")
+    return json.dumps(exposure | {"at": at}, ensure_ascii=False) + "\n"
 
 
 def _parsed(text: bytes, path: Path) -> pl.DataFrame:

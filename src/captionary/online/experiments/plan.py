@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from scipy import optimize, special
@@ -38,6 +39,7 @@ PAPER_TRANSFER = 0.0002 / 0.0035
 """Relative online effect per relative decrease of 1 − AUC, from the paper's two figures."""
 _LONGEST = 3650
 _MONTH = 28
+_MOST_LOOKS = 28
 
 
 class Traffic(NamedTuple):
@@ -67,6 +69,13 @@ class Traffic(NamedTuple):
             users += (share - before) * self.distinct(days - since)
             before = share
         return users * self.share
+
+    def looks(self, days: float) -> list[float]:
+        """The part of the plan's users who are there at each daily look; of more than four weeks 28 looks."""
+        count = min(max(math.ceil(days), 1), _MOST_LOOKS)
+        there = [self.exposed(days * (look + 1) / count) for look in range(count)]
+        grown = sorted({users / there[-1] for users in there if users > 0}) if there[-1] > 0 else []
+        return grown or [1.0]
 
     def check(self) -> Traffic:
         """Itself.
@@ -132,7 +141,7 @@ class Plan(NamedTuple):
     users: float
     """Of all arms together, with these shares, watched daily."""
     inflation: float
-    """How many times the sample of one test at the end watching costs."""
+    """How many times the sample of one test at the end it costs to watch so many days."""
     days: int | None
     """Days until so many users took part; None: more than ten years, or never."""
     horizons: tuple[Horizon, ...]
@@ -248,13 +257,20 @@ def detectable(
     return _reach(alpha, power) * cv * math.sqrt((1 - rho**2) * (1 / control_users + 1 / treatment_users))
 
 
-def sequential_costs(method: str, looks: int = 14, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """How many times the users of one test at the end it takes to have its power with so many looks, evenly spread.
+def sequential_costs(
+    method: str, fractions: Sequence[float], *, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """How many times the users of one test at the end it takes to have its power when looked at on the way.
+
+    Args:
+        method: fixed, group-sequential or always-valid.
+        fractions: of the users who are there at each look, growing to 1.
+        alpha: two-sided.
+        power: chance of finding the effect.
 
     Raises:
-        CaptionaryError: the method is not one of fixed, group-sequential, always-valid.
+        CaptionaryError: the method is not one of the three.
     """
-    fractions = [(look + 1) / looks for look in range(looks)]
     if method == "fixed":
         return 1.0
     if method == "group-sequential":
@@ -297,7 +313,7 @@ def make_plan(
         transfer: online effect per offline gain.
         alpha: two-sided.
         power: chance of finding the effect.
-        method: how it is watched: fixed (one test at the end), group-sequential or always-valid, daily for two weeks.
+        method: how it is watched: fixed (one test at the end), group-sequential or always-valid, daily to its end.
         treatment_share: of the experiment's users; the control has the rest.
         weeks: horizons to say the smallest effect for.
 
@@ -315,9 +331,13 @@ def make_plan(
     traffic.check()
     equal = users_needed(effect, cv, rho=rho, alpha=alpha, power=power)
     shares = (1 - treatment_share, treatment_share)
-    inflation = sequential_costs(method, alpha=alpha, power=power)
-    users = equal / 2 * (1 / shares[0] + 1 / shares[1]) * inflation
-    days = next((day for day in range(1, _LONGEST + 1) if traffic.exposed(day) >= users), None)
+    once = equal / 2 * (1 / shares[0] + 1 / shares[1])
+
+    def cost(days: float) -> float:
+        return sequential_costs(method, traffic.looks(days), alpha=alpha, power=power)
+
+    days, inflation = _length(once, traffic, cost)
+    users = once * inflation
     horizons = []
     for week in weeks:
         there = traffic.exposed(7 * week)
@@ -325,12 +345,33 @@ def make_plan(
             horizons.append(Horizon(week, there, None, None, None))
             continue
         seen = detectable(there * shares[0], there * shares[1], cv, rho=rho, alpha=alpha, power=power)
-        watched = seen * math.sqrt(inflation)
+        watched = seen * math.sqrt(cost(7 * week))
         horizons.append(Horizon(week, there, seen, watched, watched / transfer))
     return Plan(
         effect, offline_gain, transfer, cv, rho, alpha, power, method, shares, equal, users, inflation, days,
         tuple(horizons), traffic,
     )  # fmt: skip
+
+
+def _length(once: float, traffic: Traffic, cost: Callable[[float], float]) -> tuple[int | None, float]:
+    """(days, what watching so many costs): each decides the other; None: more than ten years, or never."""
+    cost = cache(cost)
+
+    def first(users: float) -> int | None:
+        return next((day for day in range(1, _LONGEST + 1) if traffic.exposed(day) >= users), None)
+
+    days = first(once)
+    tried: set[int] = set()
+    while days is not None:
+        after = first(once * cost(days))
+        if (
+            after == days or after in tried
+        ):  # where two lengths lead to each other, the longer has users enough
+            longer = max(after, days)
+            return longer, cost(longer)
+        tried.add(days)
+        days = after
+    return None, cost(_MONTH)
 
 
 def _reach(alpha: float, power: float) -> float:

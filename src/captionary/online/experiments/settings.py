@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import math
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -289,10 +292,28 @@ class Experiments:
                     return layer, experiment
         raise bad_value("experiment", name, nearest(name, self.names))
 
+    def version(self, name: str) -> str:
+        """A digest of all that decides who gets what of an experiment: another one, where any of it was changed.
+
+        Metrics and monitoring are not in it: they decide what is said of it.
+
+        Raises:
+            CaptionaryError: there is none of that name.
+        """
+        layer, experiment = self.find(name)
+        dealt = {key: value for key, value in dataclasses.asdict(experiment).items() if key in _DEALS}
+        said = [self.salt, self.holdout, layer.salt or layer.name, layer.holdout, dealt]
+        return hashlib.blake2b(
+            json.dumps(said, sort_keys=True, default=str).encode(), digest_size=6
+        ).hexdigest()
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of all experiments, layer by layer."""
         return tuple(experiment.name for layer in self.layers for experiment in layer.experiments)
+
+
+_DEALS = ("name", "salt", "range", "arms", "ramp", "forced", "end")
 
 
 def load_experiments(path: Path) -> Experiments:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from captionary.errors import CaptionaryError, bad_value, nearest
@@ -27,6 +28,8 @@ class Choice(NamedTuple):
     """Name."""
     assignments: tuple[Assignment, ...] = ()
     """In the experiments that choose between rankers."""
+    versions: Mapping[str, str] = MappingProxyType({})
+    """Experiment → version of its settings."""
 
 
 class Trials:
@@ -102,8 +105,9 @@ class Trials:
         dealt = [one for one in found if one.arm is not None]
         first = min(dealt, key=lambda one: one.reason != "forced", default=None)
         if first is None or first.arm is None:
-            return Choice(self.default, tuple(found))
-        return Choice(self.arms[first.experiment].get(first.arm, self.default), (first,))
+            return Choice(self.default, tuple(found), assigner.versions)
+        ranker = self.arms[first.experiment].get(first.arm, self.default)
+        return Choice(ranker, (first,), assigner.versions)
 
     def expose(self, user: Id | None, choice: Choice) -> list[Assignment]:
         """Log that a user was ranked for by an arm's ranker; those that were not logged before."""

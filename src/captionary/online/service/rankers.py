@@ -13,9 +13,11 @@ import torch
 
 from captionary.errors import bad_value, nearest
 from captionary.online.packing import Id
+from captionary.online.request_log import RequestRecord
 from captionary.rank.artefact import Artefact, read_artefact
 from captionary.rank.lookup import Lookup
-from captionary.rank.served import ServingRanker
+from captionary.rank.served import ScoringRequest, ServingRanker
+from captionary.represent.profiles import ProfileList
 
 __all__ = ["Loaded", "Rankers"]
 
@@ -68,6 +70,29 @@ class Loaded:
         filled[absent] = self.parts.rows[places]
         unseen = int((places == 0).sum())
         return filled, len(absent) - unseen, unseen
+
+    def score_again(
+        self,
+        request: RequestRecord,
+        lists: Mapping[str, ProfileList],
+        rows: npt.NDArray[np.float32],
+        present: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.float32]:
+        """Scores [C, T] of a request that was served, by the steps of `ranking.Ranking`: for `captionary verify`.
+
+        Args:
+            request: as it was recorded.
+            lists: event type → the user's profile.
+            rows: [C, R] of the store.
+            present: [C] whether the store had a row then; others are filled as they were.
+        """
+        asked = ScoringRequest(
+            user=request.user_id,
+            rows=self.fill(request.item_ids, rows, present)[0],
+            context=request.context,
+            profiles={event: one for event, one in lists.items() if event in self.events},
+        )
+        return self.ranker.score(asked)
 
 
 class Rankers:

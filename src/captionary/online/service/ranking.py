@@ -146,7 +146,13 @@ class Ranking:
             request_id=number,
             model=Model(name=chosen.name, version=chosen.version),
             experiments=[
-                Arm(experiment=one.experiment, arm=one.arm, reason=one.reason) for one in choice.assignments
+                Arm(
+                    experiment=one.experiment,
+                    arm=one.arm,
+                    reason=one.reason,
+                    version=choice.versions.get(one.experiment, ""),
+                )
+                for one in choice.assignments
             ],
             as_of=datetime.fromtimestamp(as_of / 1e6, UTC),
             scores={task: scores[:, place].tolist() for place, task in enumerate(self.rankers.tasks)},

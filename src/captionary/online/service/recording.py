@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from captionary.online.forgotten import Forgotten, alone_in
 from captionary.online.packing import Id
 from captionary.online.request_log import RequestLog, RequestRecord, erase_requests
 from captionary.publish import atomic_file
@@ -84,17 +85,30 @@ class Recorder:
         self.log.append(record)
 
     def forget(self, user: Id) -> int:
-        """Delete a user's requests; how many. Blocks, for as long as it takes to read all that is kept."""
+        """`erase` for one user, as of now."""
+        return self.erase(Forgotten.now(user))
+
+    def erase(self, forgotten: Forgotten) -> int:
+        """Delete what was kept of people before they were forgotten; how many lines.
+
+        Blocks, for as long as it takes to read all that is kept. What other replicas still write into is left to them.
+        """
+        if not forgotten.partings:
+            return 0
         self._flush()
         self.log.close()
-        found, name = erase_requests(self.folder, user), str(user)
-        for path in sorted(self.times.glob("*.parquet")):
-            table = pq.read_table(path)
-            kept = table.filter(pc.not_equal(table["user_id"], name))
-            if len(kept) < len(table):
-                found += len(table) - len(kept)
-                with atomic_file(path) as file:
-                    pq.write_table(kept, file, compression="zstd")
+        found = erase_requests(self.folder, forgotten)
+        with alone_in(self.times):
+            for path in sorted(self.times.glob("*.parquet")):
+                table = pq.read_table(path)
+                gone = forgotten.of_names(pc.unique(table["user_id"]).to_pylist())
+                if not gone:
+                    continue
+                kept = table.filter(_later(table, gone))
+                if len(kept) < len(table):
+                    found += len(table) - len(kept)
+                    with atomic_file(path) as file:
+                        pq.write_table(kept, file, compression="zstd")
         return found
 
     def close(self) -> None:
@@ -122,3 +136,11 @@ class Recorder:
                 pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), file, compression="zstd")
         except OSError:
             _logger.exception("the request log could not be written")
+
+
+def _later(table: pa.Table, gone: dict[str, int]) -> pa.ChunkedArray:
+    """Which rows are of others, or later than the moment of who is gone."""
+    names = pa.array(list(gone), pa.string())
+    moments = pa.array(list(gone.values()), pa.int64())
+    until = pc.take(moments, pc.index_in(table["user_id"], value_set=names))
+    return pc.fill_null(pc.greater(table["timestamp"].cast(pa.int64()), until), True)

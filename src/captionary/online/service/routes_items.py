@@ -106,8 +106,10 @@ def item_routes(services: Services) -> Router:
         return Queued(item=asked.item, position=position, media=names)
 
     def forget(item: Id) -> Removed:
+        # First what waits; then what is there, and what a worker has in its hands is passed over.
         entries = services.log.erase(MEDIA, id_bytes(item))
-        return Removed(found=forget_item(services.store, item), log_entries=entries)
+        found = forget_item(services.store, item, services.log.last(MEDIA))
+        return Removed(found=found, log_entries=entries)
 
     @post(
         "/items",

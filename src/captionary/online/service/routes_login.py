@@ -22,8 +22,8 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Log in · Captionary</title>
-<link rel="stylesheet" href="/explore/assets/explorer.css">
-<link rel="icon" type="image/svg+xml" href="/explore/assets/icon.svg">
+<link rel="stylesheet" href="{style}">
+<link rel="icon" type="image/svg+xml" href="{icon}">
 <main>
 <h1>Log in</h1>
 {problem}
@@ -41,11 +41,16 @@ _PAGE = """<!doctype html>
 
 def login_routes(services: Services) -> Router:
     """The two forms."""
+    from captionary.online.explorer.pages import asset  # which knows this module
 
     def page(request: Request[Any, Any, Any], target: str, problem: str = "") -> Response[str]:
         shown = f'<p role="alert">{html.escape(problem)}</p>' if problem else ""
         text = _PAGE.format(
-            problem=shown, token=html.escape(csrf_token(request)), next=html.escape(local_path(target))
+            problem=shown,
+            token=html.escape(csrf_token(request)),
+            next=html.escape(local_path(target)),
+            style=asset("explorer.css"),
+            icon=asset("icon.svg"),
         )
         return Response(text, media_type=MediaType.HTML, status_code=401 if problem else 200)
 

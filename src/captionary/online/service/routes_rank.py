@@ -34,7 +34,9 @@ _ANSWER = Example(
     value={
         "request_id": "3f0c…",
         "model": {"name": "captions", "version": "9d1e…"},
-        "experiments": [{"experiment": "captions", "arm": "treatment", "reason": "assigned"}],
+        "experiments": [
+            {"experiment": "captions", "arm": "treatment", "reason": "assigned", "version": "5be1…"}
+        ],
         "as_of": "2026-03-02T09:00:00Z",
         "scores": {"like": [0.12, 0.31, 0.07], "share": [0.01, 0.02, 0.01]},
         "combined": [0.13, 0.33, 0.08],

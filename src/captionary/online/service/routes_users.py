@@ -11,10 +11,9 @@ from litestar.openapi.spec import Example
 from litestar.params import FromPath, JSONBody, PathParameter, QueryParameter
 
 from captionary.errors import bad_value
-from captionary.online.decisions import erase, erase_token, forget_user, govern
+from captionary.online.decisions import erase, erase_token, govern
 from captionary.online.governance import Governance
-from captionary.online.log import EVENTS
-from captionary.online.packing import Id, id_bytes
+from captionary.online.packing import Id
 from captionary.online.service.documented import with_examples
 from captionary.online.service.problems import PROBLEMS
 from captionary.online.service.services import Services
@@ -77,13 +76,6 @@ def user_routes(services: Services) -> Router:
             user=user, muted=muted_words(services, governance), boosted=boosted_words(services, governance)
         )
 
-    def forget(user: Id) -> Removed:
-        # First what is on its way, then what is there: no event can come in between and stay.
-        entries = services.log.erase(EVENTS, id_bytes(user))
-        found = forget_user(services.store, user, services.log.last(EVENTS))
-        requests = 0 if services.recorder is None else services.recorder.forget(user)
-        return Removed(found=found or entries + requests > 0, log_entries=entries, requests=requests)
-
     @get(
         "/users/{user:str}/profile",
         opt={"needs": "read", "pool": "write"},
@@ -135,8 +127,10 @@ def user_routes(services: Services) -> Router:
         responses=PROBLEMS,
     )
     async def gone(user: Annotated[str, PathParameter(**_TEXT)]) -> Removed:
-        """Delete a user's events, profiles and decisions, from the store, the log and this process's request log."""
-        return await services.writes.run(forget, services.user_id(user))
+        """Delete a user's events, profiles and decisions from store and log, and what they asked for and were shown
+        from the logs of requests and exposures; files that another replica has open follow within a minute.
+        """
+        return await services.writes.run(services.erasures.forget, services.user_id(user))
 
     return Router("/", route_handlers=[interests, change, gone])
 

@@ -93,4 +93,5 @@ def serve(services: Services) -> None:
         services,
         0.0 if is_loopback(config.host) else limits.drain_seconds,
     )
+    services.erasures.start()
     server.run()

@@ -16,6 +16,7 @@ from captionary.online.log import EVENTS, MEDIA, EventLog, open_log
 from captionary.online.packing import Id
 from captionary.online.service.arms import Trials, load_trials
 from captionary.online.service.breaker import Breaker
+from captionary.online.service.erasures import Erasures
 from captionary.online.service.keys import KeyRing
 from captionary.online.service.limits import Pool, RateLimits
 from captionary.online.service.rankers import Rankers
@@ -84,6 +85,7 @@ class Services:
         self.ranking = Ranking(
             rankers, store, trials, words, self.telemetry, self.breaker, config.combine, recorder
         )
+        self.erasures = Erasures(store, log, recorder, trials.exposures)
         self.draining = False
         """Whether the service is about to stop: `/readyz` says no, what comes is still answered."""
         self._ready: tuple[float, dict[str, str]] = (0.0, {})
@@ -145,6 +147,13 @@ class Services:
         """An item's id as the data have it; see `user_id`."""
         return self.rankers.item_id(text)
 
+    def has_rows(self, ranker: str) -> bool:
+        """Whether the store has rows of a ranker's version: it has none when it was filled for others. Blocks."""
+        served = self.rankers[ranker].ranker
+        items = self.store.item_ids(most=100)
+        read = self.store.read("(nobody)", items, 0, version=served.version, width=served.row_width)
+        return bool(read.present.any())
+
     def readiness(self) -> dict[str, str]:
         """Part → `ok`, or what is wrong; looked at once a second at most. Blocks."""
         now = time.monotonic()
@@ -177,6 +186,7 @@ class Services:
 
     def close(self) -> None:
         """Wait for what is being done, then let go of everything."""
+        self.erasures.close()
         self.ranks.close()
         self.writes.close()
         self.status.close()

@@ -98,6 +98,8 @@ class Arm(_Out, frozen=True):
     """Absent: outside it."""
     reason: str
     """assigned, forced, holdout, layer holdout, out of range, not joined, stopped."""
+    version: str = ""
+    """Digest of the experiment's settings that decide who gets what."""
 
 
 class Pair(_Out, frozen=True):
@@ -273,6 +275,8 @@ class Removed(_Out, frozen=True):
     """Entries of the log that were deleted, waiting ones included."""
     requests: int = 0
     """Lines of the request log."""
+    exposures: int = 0
+    """Lines of the exposure log."""
 
 
 class Health(_Out, frozen=True):

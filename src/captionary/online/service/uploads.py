@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +16,17 @@ from captionary.online.spool import Spool
 from captionary.understand.media import decode
 from captionary.understand.refusals import MediaError, MediaLimits
 from captionary.understand.remote import fetch, is_remote
+from captionary.understand.signals.kinds import sniff
+from captionary.understand.signals.perceive import perceive
+from captionary.understand.signals.reasons import StreamError
+from captionary.understand.signals.settings import SignalsConfig, StreamLimits
 
 __all__ = ["Uploads"]
 
 _LOOK = 32
 """Pixels of the shorter side at which a picture is decoded to see whether it is one."""
+_LOOK_SECONDS = 10.0
+"""For the first frame or second of a video or sound, which takes a fraction of one; the worker reads the rest."""
 
 
 class Uploads:
@@ -35,6 +42,16 @@ class Uploads:
     def __init__(self, config: UploadConfig, spool: Spool, log: EventLog, telemetry: Telemetry) -> None:
         self.config, self.spool, self.log, self.telemetry = config, spool, log, telemetry
         self._limits = MediaLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
+        # A few frames that tell that there is a video; `sounds`, so that the track is decoded, and no model is asked.
+        few = StreamLimits(
+            sound_seconds=1.0,
+            frame_pixels=config.max_pixels,
+            decoded_pixels=1,
+            candidates=4,
+            wall_seconds=_LOOK_SECONDS,
+        )
+        self._streams = SignalsConfig(frames=1, limits=few)
+        self._reads_streams = importlib.util.find_spec("av") is not None
 
     def fetched(self, uris: Sequence[str]) -> list[bytes]:
         """The content of URIs on the list of allowed places; `max_bytes` is that of all of them together.
@@ -77,12 +94,12 @@ class Uploads:
             key: idempotency key.
 
         Raises:
-            MediaError: not a picture that is taken.
+            MediaError: not a picture, animation, video or sound that is taken.
             LogFullError, LogUnavailableError: nothing was acknowledged.
         """
         self._count(len(media))
         for data in media:
-            decode(data, _LOOK, name="(upload)", limits=self._limits)
+            self._look(data)
         names = [self.spool.put(data) for data in media]
         message = MediaMessage(
             item_id=item,
@@ -94,6 +111,16 @@ class Uploads:
         (position,) = self.log.append(MEDIA, [media_draft(message, key)])
         self.telemetry.uploads.labels("queued").inc()
         return position, names
+
+    def _look(self, data: bytes) -> None:
+        kind = sniff(data).kind
+        if kind not in ("video", "sound"):
+            decode(data, _LOOK, name="(upload)", limits=self._limits)
+            return
+        if not self._reads_streams:
+            taken = f"a {kind}; this service takes pictures and animations"
+            raise StreamError("not_media", "(upload)", taken)
+        perceive(data, self._streams, kind=kind, size=_LOOK, name="(upload)", limits=self._limits)
 
     def _count(self, files: int) -> None:
         if not 1 <= files <= self.config.files:
