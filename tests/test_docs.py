@@ -51,4 +51,6 @@ def test_public_results_come_from_the_result_file() -> None:
     """docs/results.md is what benchmarks/paper_tables.py makes of benchmarks/results/paper_tables.json."""
     figures = json.loads((ROOT / "benchmarks" / "results" / "paper_tables.json").read_text())
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert load(ROOT / "benchmarks" / "paper_tables.py").page(figures) == page, "see benchmarks/paper_tables.py"
+    assert load(ROOT / "benchmarks" / "paper_tables.py").page(figures) == page, (
+        "see benchmarks/paper_tables.py"
+    )
