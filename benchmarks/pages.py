@@ -73,3 +73,85 @@ def listed(result: dict[str, Any]) -> str:
         return found
 
     return "\n".join([*lines(result["figures"], 0), "", where(result)])
+
+
+def training_table(result: dict[str, Any]) -> str:
+    """Samples a second of every contender, and the ratios that the bars are about."""
+    figures = result["figures"]
+    rows = [
+        f"One thread, {figures['rounds']} rounds of {figures['seconds_a_turn']:g} s a turn.\n",
+        "| rows | trainer | samples/s |",
+        "|---|---|---:|",
+    ]
+    for part in ("demo rows, five tasks", "demo rows, one task", "random rows"):
+        for name, each in figures[part].items():
+            if isinstance(each, dict):
+                rows.append(f"| {part} | {name} | {each['median']:,} |")
+    rows += ["", "| ratio | median | 95 % interval | bar |", "|---|---:|---:|---:|"]
+    for name, each in figures.items():
+        if "÷" in name:
+            low, high = each["interval"]
+            bar = figures["bars"].get(name)
+            rows.append(f"| {name} | {each['median']:.2f} | {low:.2f} … {high:.2f} | {bar or '–'} |")
+    return "\n".join([*rows, "", f"Accelerator: {figures['accelerator']}. {where(result)}"])
+
+
+def serving_table(result: dict[str, Any]) -> str:
+    """A request of the exported ranker, in-process, arm by arm; the engines; parity."""
+    figures = result["figures"]
+    arms = list(figures["requests"])
+    rows = [
+        f"A request of {figures['candidates']} candidates, in-process, one thread; parity: the largest difference "
+        f"from the training model on {figures['rows']:,} rows.\n",
+        "| arm | p50 | p90 | p99 | bytes an item | parity |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for arm in arms:
+        each = figures["requests"][arm]
+        shown = " | ".join(f"{each[name]:.2f} ms" for name in ("p50_ms", "p90_ms", "p99_ms"))
+        parity = figures[arm]["parity"]["float32"]
+        rows.append(f"| `{arm}` | {shown} | {figures[arm]['bytes_per_item']} | {parity:.1g} |")
+    over = figures["captions_over_without"]
+    rows += [
+        "",
+        f"With captions ÷ without: p50 {over['p50']:.2f} ({over['p50_range'][0]:.2f} … {over['p50_range'][1]:.2f} "
+        f"over rounds), p99 {over['p99']:.2f}. The scoring alone, by engine:\n",
+        "| engine | " + " | ".join(f"`{arm}` p50" for arm in arms) + " |",
+        "|---|" + "---:|" * len(arms),
+    ]
+    for engine in figures["engines"][arms[0]]:
+        cells = " | ".join(f"{figures['engines'][arm][engine]['p50_ms']:.2f} ms" for arm in arms)
+        rows.append(f"| {engine} | {cells} |")
+    return "\n".join([*rows, "", where(result)])
+
+
+def service_table(result: dict[str, Any]) -> str:
+    """The service over loopback at a steady rate, and beyond what it can do."""
+    figures = result["figures"]
+    steady, over = figures["steady"], figures["overload"]
+    ratio = steady["captions_over_none"]
+    rows = [
+        f"{figures['candidates']} candidates a request, {figures['items']:,} items in the store, open loop: latency "
+        "is measured from the moment a request was due.\n",
+        "| load | answers | p50 | p90 | p99 | most |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name, load, times in (
+        (f"{figures['requests_per_second']:g} requests/s", steady["statuses"], steady["ms"]),
+        (
+            f"{over['requests_per_second']:g} requests/s, refused",
+            {"503": over["statuses"]["503"]},
+            over["refused_ms"],
+        ),
+        ("afterwards", {"200": ""}, over["afterwards_ms"]),
+    ):
+        shown = " | ".join(f"{times[each]:.1f} ms" for each in ("p50", "p90", "p99", "max"))
+        answers = ", ".join(f"{code}: {count}".rstrip(": ") for code, count in load.items())
+        rows.append(f"| {name} | {answers} | {shown} |")
+    rows += [
+        "",
+        f"With captions ÷ without: {ratio['median']:.3f} ({ratio['interval_95'][0]:.3f} … "
+        f"{ratio['interval_95'][1]:.3f}). Memory {over['memory_mb_before']} MB before the overload, "
+        f"{over['memory_mb_after']} MB after. {where(result)}",
+    ]
+    return "\n".join(rows)

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pages import listed, percent, power_table, where
+from pages import listed, percent, power_table, service_table, serving_table, training_table, where
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
@@ -135,9 +135,9 @@ PAGES = (
     ("gate.md", "gate", gate_table),
     ("metrics.md", "metrics", listed),
     ("evidence.md", "evidence_power", power_table),
-    ("training.md", "training", listed),
-    ("serving.md", "serving", listed),
-    ("service.md", "service", listed),
+    ("training.md", "training", training_table),
+    ("serving.md", "serving", serving_table),
+    ("service.md", "service", service_table),
     ("ingest.md", "ingest", listed),
     ("ingest.md", "online_store", listed),
     ("pretraining.md", "preset", listed),
