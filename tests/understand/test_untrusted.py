@@ -185,7 +185,7 @@ def test_pages_show_markup_as_text():
     )
     environment.filters |= {"percent": str, "unbroken": str, "count": str}
     item = {"item_id": script, "title": script, "caption_raw": script, "caption": script, "status": "failed"}
-    card = {**item, "reason": script, "tokens": {"A": [script]}}
+    card = {**item, "reason": script, "note": script, "tokens": {"A": [script]}}
     parts = environment.get_template("parts.html.j2").module
     shown = str(parts.item(card, "data:image/jpeg;base64,AA"))  # type: ignore[attr-defined]
     assert "<script" not in shown
