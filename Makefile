@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 # The CPU build: another version would download gigabytes of CUDA on a machine without a GPU.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint install feast clean
+.PHONY: demo test ray lint install feast clean
 
 demo: $(VENV)/installed
 	$(BIN)/captionary run configs/demo.yaml
 
 test: lint
 	OMP_NUM_THREADS=1 CAPTIONARY_FEAST_PYTHON=$(wildcard $(CURDIR)/$(VENV)-feast/bin/python) $(BIN)/python -m pytest -n 2
+
+# Tests on a local Ray cluster, which starts slowly and wants the machine to itself.
+ray: $(VENV)/installed
+	CAPTIONARY_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/understand/test_engine_ray.py tests/online/test_replicas.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks tools
