@@ -157,3 +157,19 @@ def test_users_of_the_world_meet_what_a_trained_ranker_shows(folder: Path) -> No
     assert 0 < loop.expected(loop.show(ranker)) < best
     with pytest.raises(CaptionaryError, match="task == time"):
         trained(folder / "exports/captions", interests, loop.world.users, task="time")
+
+
+def test_a_finished_run_is_served_to_look_at(folder: Path, tmp_path: Path) -> None:
+    run(load_run(folder / "tiny.yaml"))  # up to the report, which says whose rankers to show
+    said = call(serve, "--demo", tmp_path / "demo", folder / "tiny.yaml", "--check")
+    assert "ranker captions" in said
+    assert "ranker control" in said
+    assert "none of them in the store" not in said
+    services = Services.open(load_serve(tmp_path / "demo" / "serve.yaml"))
+    with TestClient(
+        create_app(services), base_url="http://127.0.0.1", raise_server_exceptions=False
+    ) as client:
+        page = client.get("/explore/feed?user=3")
+        assert page.status_code == 200, page.text
+        assert "control" in page.text
+        assert "captions" in page.text

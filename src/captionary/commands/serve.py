@@ -26,7 +26,13 @@ _FILE = click.option(
 @click.option("--host", help="Address to listen on; default: as the config says.")
 @click.option("--port", type=click.IntRange(0, 65535), help="0: a free one.")
 @click.option("--check", is_flag=True, help="Open everything, say what was found, and stop.")
-def serve(config: Path, host: str | None, port: int | None, check: bool) -> None:
+@click.option(
+    "--demo",
+    type=_PATH,
+    metavar="DIR",
+    help="CONFIG is that of a finished run: fill DIR with its rankers, items and events, and serve those.",
+)
+def serve(config: Path, host: str | None, port: int | None, check: bool, demo: Path | None) -> None:
     """Rank over HTTP with exported rankers, and take events and media.
 
     CONFIG is a serve.yaml, see docs/service.md. SIGTERM ends it when all that was begun is answered.
@@ -34,6 +40,10 @@ def serve(config: Path, host: str | None, port: int | None, check: bool) -> None
     from captionary.online.service.redaction import watch_logs
     from captionary.online.service.settings import load_serve
 
+    if demo is not None:
+        from captionary.online.explorer.demo import make_demo
+
+        config = make_demo(config, demo)
     chosen = load_serve(config, host=host, port=port)
     watch_logs()
     try:
