@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from captionary.compiling import compiled
 from captionary.errors import bad_value
-from captionary.evidence.counting import compiled, sorted_rows
+from captionary.evidence.counting import sorted_rows
 
 __all__ = ["Quantities", "concordance", "errors", "normalized_squared_error", "quantities", "shares_in_order"]
 

@@ -9,14 +9,14 @@ take about a second, and what is counted without weights is counted in integers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Losses", "Pairs", "compiled", "losses", "pairs", "sorted_rows"]
+from captionary.compiling import compiled
+
+__all__ = ["Losses", "Pairs", "losses", "pairs", "sorted_rows"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -150,14 +150,6 @@ def losses(
 def _ratio(above: Floats, below: Floats) -> Floats:
     quotient: Floats = np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
     return quotient
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile with numba: cached on disk where a folder can be written, else anew in each process."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba: "no locator available"
-        return numba.njit(nogil=True)(function)
 
 
 @compiled

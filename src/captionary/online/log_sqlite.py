@@ -17,6 +17,7 @@ from typing import Any
 
 from captionary.errors import bad_value
 from captionary.online.log import DeadLetter, Draft, Entry, LogFullError, LogUnavailableError, Settled
+from captionary.sqlite import transaction
 
 __all__ = ["SqliteLog"]
 
@@ -278,14 +279,8 @@ class SqliteLog:
     def _write(self, *, durable: bool = True) -> Iterator[None]:
         with self._errors(), self._lock:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has already rolled it back
-                    self._db.execute("ROLLBACK")
-                raise
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

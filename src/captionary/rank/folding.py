@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from captionary.rank.bags import Lists
 from captionary.rank.features import Schema
 from captionary.rank.interaction import Concatenation, DotInteraction, pair_name
-from captionary.rank.model import Batch, Ranker
+from captionary.rank.model import Batch, Ranker, slot
 
 __all__ = ["ItemInputs", "RequestState", "Served", "Sides"]
 
@@ -177,14 +177,14 @@ class Served(nn.Module):
         found: dict[str, Tensor] = {}
         bias = torch.zeros(len(items.ids["item"]), self.tasks)
         for name, index in items.ids.items():
-            rows = F.embedding(index, ranker.tables[_slot(name)])
+            rows = F.embedding(index, ranker.tables[slot(name)])
             found[name] = rows[:, :width]
             if ranker.config.biases:
                 bias = bias + rows[:, width:]
         if items.visual is not None:
             found["visual"] = ranker.visual_norm(ranker.visual(items.visual))
         for name, vectors in items.vectors.items():
-            found[f"vector.{name}"] = ranker.vectors[_slot(name)](vectors)
+            found[f"vector.{name}"] = ranker.vectors[slot(name)](vectors)
         if items.tokens is not None:
             found["tokens"] = ranker._bags(items.tokens, ranker.config.token_pooling)
         names = self.schema.fields
@@ -322,7 +322,3 @@ def _asked(profiles: Lists, place: Tensor) -> Batch:
     """A batch of which the profiles alone are read."""
     nothing = place.new_zeros(0)
     return Batch(nothing, {}, nothing, None, None, profiles, profile_place=place)
-
-
-def _slot(name: str) -> str:
-    return name.replace(".", "/")

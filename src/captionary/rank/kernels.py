@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
+
+from captionary import compiling
 
 __all__ = [
     "add_lists",
@@ -31,15 +32,8 @@ _EPS = np.float32(1e-5)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile with numba: cached on disk where a folder can be written, else anew in each process.
-
-    Sums over a vector may be taken in several lanes, and a product be fused with the sum that it goes into.
-    """
-    loose = {"reassoc", "contract", "nsz"}
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=loose)(function)
-    except RuntimeError:  # numba: "no locator available"
-        return numba.njit(nogil=True, fastmath=loose)(function)
+    """Compile; sums over a vector may be taken in several lanes, and a product be fused with the sum it goes into."""
+    return compiling.compiled(function, fastmath=("reassoc", "contract", "nsz"))
 
 
 @compiled

@@ -24,7 +24,7 @@ from captionary.rank.settings import RankerConfig
 from captionary.rank.towers import Experts
 from captionary.represent.vectors import TokenVectors
 
-__all__ = ["Batch", "Output", "Ranker"]
+__all__ = ["Batch", "Output", "Ranker", "slot"]
 
 
 class Batch(NamedTuple):
@@ -80,7 +80,7 @@ class Ranker(nn.Module):
         sizes |= {f"item.{name}": rows for name, rows in schema.item_categories.items()}
         # names of parameters cannot hold dots; the order of the fields is that of the schema
         self.tables = nn.ParameterDict(
-            {_slot(name): _table(seed, name, rows, width, tasks, config) for name, rows in sizes.items()}
+            {slot(name): _table(seed, name, rows, width, tasks, config) for name, rows in sizes.items()}
         )
         self.register_buffer("mean", torch.zeros(len(schema.numeric), dtype=torch.float64))
         self.register_buffer("scale", torch.ones(len(schema.numeric), dtype=torch.float64))
@@ -94,9 +94,7 @@ class Ranker(nn.Module):
             self.visual_norm = self._norm()
         self.vectors = nn.ModuleDict(
             {
-                _slot(name): nn.Sequential(
-                    linear(seed, f"vector.{name}", size, width, gain=1.0), self._norm()
-                )
+                slot(name): nn.Sequential(linear(seed, f"vector.{name}", size, width, gain=1.0), self._norm())
                 for name, size in schema.vectors.items()
             }
         )
@@ -183,7 +181,7 @@ class Ranker(nn.Module):
         bias: Tensor | None = None
         penalty = fields[0].new_zeros(())
         for name, index in batch.ids.items():
-            table = self.tables[_slot(name)]
+            table = self.tables[slot(name)]
             sparse = self.training and len(table) > self.config.sparse_rows
             rows = F.embedding(index, table, sparse=True) if sparse else gather(table, index)
             fields.append(rows[:, :width])
@@ -195,7 +193,7 @@ class Ranker(nn.Module):
             fields.append(gather(self.visual_norm(self.visual(batch.visual)), batch.place))
         for name in schema.vectors:
             vectors, place = batch.vectors[name]
-            fields.append(gather(self.vectors[_slot(name)](vectors), place))
+            fields.append(gather(self.vectors[slot(name)](vectors), place))
         if batch.tokens is not None:
             fields.append(gather(self._bags(batch.tokens, self.config.token_pooling), batch.place))
         logits = self._towers(self._cross(fields, batch))
@@ -305,7 +303,8 @@ def _interaction(
     return DotInteraction(fields, width, config.interaction, meets)
 
 
-def _slot(name: str) -> str:
+def slot(name: str) -> str:
+    """The name of a field as that of a parameter, which cannot hold dots."""
     return name.replace(".", "/")
 
 

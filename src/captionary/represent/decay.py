@@ -31,11 +31,11 @@ calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
+
+from captionary.compiling import compiled
 
 __all__ = [
     "COUNT",
@@ -65,14 +65,6 @@ _NOTHING = -4000
 """A power of two that no double survives."""
 _MIN_SHARE = 2.0**-24
 """A share below this is left out of a list: a float32 sum of 1 does not feel it."""
-
-
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile with numba: cached on disk where a folder can be written, else anew in each process."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # numba: "no locator available"
-        return numba.njit(nogil=True)(function)
 
 
 def new_trace(vocabulary: int, top_k: int) -> tuple[Any, ...]:

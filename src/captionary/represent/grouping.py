@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from captionary.represent.decay import compiled
+from captionary.compiling import compiled
 
 __all__ = ["compact", "scatter", "sort_rows"]
 

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captionary.errors import CaptionaryError, bad_value
+from captionary.sqlite import transaction
 from captionary.understand.similar import Sign
 
 __all__ = ["CaptionRecord", "CaptionStore", "now"]
@@ -380,15 +381,8 @@ class CaptionStore:
 
     @contextmanager
     def _write(self) -> Iterator[None]:
-        with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has already rolled it back
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._errors(), transaction(self._db):
+            yield
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
