@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.understand.tiny_mmllm import CLIP, VISION, clip_folder
+from torch import nn
 from transformers import (
     Blip2VisionConfig,
     Blip2VisionModel,
@@ -36,6 +37,33 @@ def test_every_encoder_offers_the_same(encoder: ImageEncoder) -> None:
     assert fine.shape == (2, *encoder.fine_shape)
     assert grid.shape == (2, encoder.cells, encoder.width)
     assert encoder.pool(grid).shape == (2, encoder.head_width)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_convolutions_are_the_modules_own(dtype: torch.dtype) -> None:
+    """To the last bit of a sum, and with more pictures than go through the first stages together."""
+    torch.manual_seed(5)
+    encoder = EfficientNetLite0().eval().to(dtype)
+    pixels = torch.randn(9, 3, 64, 64).to(dtype)
+    with torch.inference_mode():
+        fused = encoder.lower(pixels)
+    x = nn.functional.relu6(encoder.stem(pixels))
+    for block in encoder.blocks[:11]:
+        y = x if block.expand is None else nn.functional.relu6(block.expand(x))
+        y = block.project(nn.functional.relu6(block.depthwise(y)))
+        x = x + y if block.residual else y
+    torch.testing.assert_close(fused, x.detach(), rtol=0, atol=1e-6)
+
+
+def test_what_learns_has_gradients() -> None:
+    encoder = EfficientNetLite0()
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(False)
+    for parameter in encoder.upper_parameters():
+        parameter.requires_grad_(True)
+    encoder(torch.randn(1, 3, 224, 224)).mean().backward()
+    assert all(parameter.grad is not None for parameter in encoder.upper_parameters())
+    assert encoder.stem.weight.grad is None
 
 
 def test_pixels_are_scaled_as_the_tower_learnt_them() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from captionary.understand.captioner import Caption
 from captionary.understand.decoding import GreedyDecoder
 from captionary.understand.encoder import EfficientNetLite0
 from captionary.understand.mmllm import MultimodalLLM
+from captionary.understand.querying import QueryReader
 
 __all__ = ["CHECKPOINT", "BuiltinCaptioner"]
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "builtin"
-_DECODING = "greedy-1"
+_DECODING = "greedy-2"
 """Raise the number when a change of code may change a caption."""
 
 
@@ -30,7 +32,7 @@ class BuiltinCaptioner:
     Args:
         batch_size: pictures per forward pass.
         max_new_tokens: at which a caption is cut.
-        threads: CPU threads, 0 for all cores.
+        threads: CPU threads, each with pictures of its own; 0 for as many as torch would use.
         checkpoint: a folder written by ``captionary captioner train``.
     """
 
@@ -43,6 +45,8 @@ class BuiltinCaptioner:
         if threads:
             torch.set_num_threads(threads)
         self.name = "builtin"
+        self.lanes = torch.get_num_threads()
+        """Forward passes at a time, on one thread each: small products gain little from several threads."""
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         model = MultimodalLLM.load(checkpoint)
@@ -58,6 +62,7 @@ class BuiltinCaptioner:
         self._dtype = torch.bfloat16 if fast else torch.float32
         self._model = model
         self._encoder = model.encoder.to(memory_format=torch.channels_last, dtype=self._dtype)  # type: ignore[call-overload]
+        self._reader = QueryReader(model, self._dtype)
         self._decoder = GreedyDecoder(model.decoder, self._dtype)
         weights = hashlib.blake2b((checkpoint / "model.safetensors").read_bytes(), digest_size=16).hexdigest()
         config = json.loads((checkpoint / "config.json").read_text())
@@ -75,8 +80,8 @@ class BuiltinCaptioner:
         self, images: Sequence[Image], samples: int, *, max_new_tokens: int = 16, seed: int = 0
     ) -> list[list[str]]:
         """`samples` captions of each picture, drawn from the model: what it holds possible, as often as it does."""
-        grid = self._encoder(self._model.encoder.to_pixels(images).to(self._dtype)).float()
-        prefix = self._model.visual_prefix(grid).repeat_interleave(samples, 0)
+        grid = self._encoder(self._model.encoder.to_pixels(images).to(self._dtype))
+        prefix = self._reader(grid).repeat_interleave(samples, 0)
         lines = self._decoder.decode(
             prefix,
             self._model.prompt_ids,
@@ -97,19 +102,31 @@ class BuiltinCaptioner:
         ).numpy()
         return vectors
 
-    @torch.inference_mode()
     def caption_and_embed(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32]]:
         """Captions, and the mean of each picture's grid features: float32 [B, 1280]."""
-        captions: list[Caption] = []
-        vectors: list[npt.NDArray[np.float32]] = []
+        each = max(1, min(self.batch_size, -(-len(images) // self.lanes)))
+        parts = [images[start : start + each] for start in range(0, len(images), each)]
+        if len(parts) < 2 or self.lanes < 2:
+            found = [self._read(part) for part in parts]
+        else:
+            usual = torch.get_num_threads()
+            with ThreadPoolExecutor(min(self.lanes, len(parts)), "captionary-lane") as lanes:
+                found = list(lanes.map(self._read_alone, parts))
+            torch.set_num_threads(usual)  # what a thread sets is the default of those to come
+        vectors = [vectors for _, vectors in found] or [np.zeros((0, self.vector_size), np.float32)]
+        return [caption for captions, _ in found for caption in captions], np.concatenate(vectors)
+
+    def _read_alone(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32]]:
+        torch.set_num_threads(1)  # of this thread
+        return self._read(images)
+
+    @torch.inference_mode()
+    def _read(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32]]:
+        """One forward pass."""
         prompt = self._model.prompt_ids
+        grid = self._encoder(self._model.encoder.to_pixels(images).to(self._dtype))  # [B, 49, 1728]
+        lines = self._decoder.decode(self._reader(grid), prompt, self._model.end_id, self.max_new_tokens)
         read = self._model.config.queries + len(prompt)
-        for start in range(0, len(images), self.batch_size):
-            pixels = self._model.encoder.to_pixels(images[start : start + self.batch_size])
-            grid = self._encoder(pixels.to(self._dtype)).float()  # [B, 49, 1728]
-            vectors.append(self._encoder.pool(grid).numpy())
-            prefix = self._model.visual_prefix(grid)
-            lines = self._decoder.decode(prefix, prompt, self._model.end_id, self.max_new_tokens)
-            for line, text in zip(lines, self._model.tokenizer.decode_batch(lines), strict=True):
-                captions.append(Caption(text.strip(), read, len(line) + 1))
-        return captions, np.concatenate(vectors) if vectors else np.zeros((0, self.vector_size), np.float32)
+        texts = self._model.tokenizer.decode_batch(lines)
+        said = [Caption(text.strip(), read, len(line) + 1) for line, text in zip(lines, texts, strict=True)]
+        return said, self._encoder.pool(grid.float()).numpy()

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from captionary.understand.decoding_kernels import attend, keep_rows, normalise
+
 __all__ = ["GreedyDecoder"]
 
 
+_WORTH_MOVING = 0.75
+"""Finished rows are dropped, which copies the cache, when at most this share of the rows goes on."""
+
+
 class _Layer(NamedTuple):
-    input_norm: Tensor
+    input_norm: npt.NDArray[np.float32]
     qkv: Tensor
     """Fused projections, [(heads + 2 · kv_heads) · head_dim, D]."""
     out: Tensor
-    post_norm: Tensor
+    post_norm: npt.NDArray[np.float32]
     gate_up: Tensor
     """Fused gate and up projections, [2 · F, D]."""
     down: Tensor
@@ -47,24 +55,28 @@ class GreedyDecoder:
             tensor: Tensor = weight.detach().to(dtype).contiguous()
             return tensor
 
+        def plain(weight: Any) -> npt.NDArray[np.float32]:
+            values: npt.NDArray[np.float32] = weight.detach().float().numpy()
+            return values
+
         self.layers = [
             _Layer(
-                own(block.input_layernorm.weight),
+                plain(block.input_layernorm.weight),
                 own(torch.cat([getattr(block.self_attn, f"{part}_proj").weight for part in "qkv"])),
                 own(block.self_attn.o_proj.weight),
-                own(block.post_attention_layernorm.weight),
+                plain(block.post_attention_layernorm.weight),
                 own(torch.cat([block.mlp.gate_proj.weight, block.mlp.up_proj.weight])),
                 own(block.mlp.down_proj.weight),
             )
             for block in llama.model.layers
         ]
         self.embedding = own(llama.get_input_embeddings().weight)
-        self.norm = own(llama.model.norm.weight)
+        self.norm = plain(llama.model.norm.weight)
         self.head = own(llama.lm_head.weight)
         # The model's own rotary module, so that a scaled or long-context variant rotates as it was trained to.
         positions = torch.arange(int(config.max_position_embeddings))[None]
         cosine, sine = llama.model.rotary_emb(torch.zeros(1, 1, 1), positions)
-        self.cosine, self.sine = cosine[0].to(dtype), sine[0].to(dtype)  # [P, head_dim]
+        self.cosine, self.sine = plain(cosine[0]), plain(sine[0])  # [P, head_dim]
 
     @torch.inference_mode()
     def decode(
@@ -88,64 +100,87 @@ class GreedyDecoder:
         """
 
         def choose(logits: Tensor) -> Tensor:
+            logits = logits.float()  # its argmax is four times as fast as bfloat16's, and the same
             if temperature > 0:  # Gumbel's trick
-                noise = torch.empty(logits.shape).exponential_(generator=generator)
-                logits = logits.float() / temperature - noise.log()
+                logits = (
+                    logits / temperature - torch.empty_like(logits).exponential_(generator=generator).log()
+                )
             return logits.argmax(-1)
 
         rows = len(prefix)
         words = self.embedding[torch.tensor(prompt)].expand(rows, -1, -1)
-        x = torch.cat([prefix.to(self.dtype), words], 1)  # [B, Q + P, D]
+        x = torch.cat([prefix.float(), words.float()], 1)  # [B, Q + P, D]
         start = x.shape[1]
         room = min(start + max_new_tokens, len(self.cosine))
         shape = (len(self.layers), 2, rows, self.kv_heads, room, self.head_dim)
         cache = torch.empty(shape, dtype=self.dtype)
-        causal = torch.ones(start, start, dtype=torch.bool).tril()
-        token = choose(self._advance(x, cache, 0, causal))
-        captions: list[list[int]] = [[] for _ in range(rows)]
+        token = choose(self._advance(x, cache, 0))
+        said = torch.full((rows, room - start), end)
         alive = torch.arange(rows)
+        going = torch.ones(rows, dtype=torch.bool)
         for position in range(start, room):
-            going = token != end
-            for row, said in zip(alive[going].tolist(), token[going].tolist(), strict=True):
-                captions[row].append(said)
-            if position == room - 1 or not going.any():
+            going &= token != end
+            said[alive[going], position - start] = token[going]
+            left = int(going.sum())
+            if position == room - 1 or not left:
                 break
-            if not going.all():  # drop finished rows
-                alive, token, cache = alive[going], token[going], cache[:, :, going]
-            token = choose(self._advance(self.embedding[token][:, None], cache, position, None))
-        return captions
+            if left <= _WORTH_MOVING * len(alive):  # drop finished rows
+                kept = going.nonzero()[:, 0].numpy()
+                for part in _numpy(cache.flatten(0, 1)):
+                    keep_rows(part, kept, position)
+                alive, token, going = alive[going], token[going], going[going]
+            token = choose(self._advance(self.embedding[token][:, None].float(), cache, position))
+        return [line[: line.index(end)] if end in line else line for line in said.tolist()]
 
-    def _advance(self, x: Tensor, cache: Tensor, position: int, mask: Tensor | None) -> Tensor:
-        """Run tokens x [B, T, D] at `position`, extend the cache in place; logits of the next token [B, V]."""
-        rows, length, _ = x.shape
-        cosine = self.cosine[position : position + length]
-        sine = self.sine[position : position + length]
+    def _advance(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
+        """Run tokens x [B, T, D] at `position`, extend the cache in place; logits of the next token [B, V].
+
+        x is float32 and changed in place; products are made in the decoder's type.
+        """
+        rows, length, width = x.shape
+        normed = torch.empty(rows, length, width, dtype=self.dtype)
+        read = torch.empty(rows, length, self.heads * self.head_dim, dtype=self.dtype)
+        stream, normed_ = x.view(-1, width).numpy(), _numpy(normed.view(-1, width))
+        added = _numpy(torch.zeros(rows * length, width, dtype=self.dtype))
         for layer, kept in zip(self.layers, cache, strict=True):
-            normed = nn.functional.rms_norm(x, layer.input_norm.shape, layer.input_norm, self.epsilon)
-            qkv = (
-                nn.functional.linear(normed, layer.qkv).view(rows, length, -1, self.head_dim).transpose(1, 2)
-            )
-            q, k, v = torch.split(
-                qkv, [self.heads, self.kv_heads, self.kv_heads], 1
-            )  # [B, heads, T, head_dim]
-            kept[0, :, :, position : position + length] = _rotate(k, cosine, sine)
-            kept[1, :, :, position : position + length] = v
-            seen = nn.functional.scaled_dot_product_attention(
-                _rotate(q, cosine, sine),
-                kept[0, :, :, : position + length],
-                kept[1, :, :, : position + length],
-                attn_mask=mask,
-                enable_gqa=self.kv_heads != self.heads,
-            )
-            x = x + nn.functional.linear(seen.transpose(1, 2).reshape(rows, length, -1), layer.out)
-            normed = nn.functional.rms_norm(x, layer.post_norm.shape, layer.post_norm, self.epsilon)
+            normalise(stream, added, layer.input_norm, self.epsilon, normed_)
+            qkv = nn.functional.linear(normed, layer.qkv)
+            if length == 1:
+                keys, values = _numpy(kept)
+                attend(_numpy(qkv[:, 0]), self.cosine, self.sine, keys, values, position, _numpy(read[:, 0]))
+            else:
+                self._open(qkv, kept, read)
+            added = _numpy(nn.functional.linear(read, layer.out).view(-1, width))
+            normalise(stream, added, layer.post_norm, self.epsilon, normed_)
             gate, up = nn.functional.linear(normed, layer.gate_up).chunk(2, -1)
-            x = x + nn.functional.linear(nn.functional.silu(gate) * up, layer.down)
-        last = nn.functional.rms_norm(x[:, -1], self.norm.shape, self.norm, self.epsilon)
-        return nn.functional.linear(last, self.head)
+            grown = nn.functional.silu(gate).mul_(up)
+            added = _numpy(nn.functional.linear(grown, layer.down).view(-1, width))
+        normalise(stream, added, self.norm, self.epsilon, normed_)
+        return nn.functional.linear(normed[:, -1], self.head)
+
+    def _open(self, qkv: Tensor, kept: Tensor, read: Tensor) -> None:
+        """`attend` for the T tokens that a row begins with, [B, T, (H + 2 K) E], at positions 0 to T - 1."""
+        rows, length, _ = qkv.shape
+        cosine, sine = torch.from_numpy(self.cosine[:length]), torch.from_numpy(self.sine[:length])
+        heads = [self.heads, self.kv_heads, self.kv_heads]
+        q, k, v = torch.split(qkv.view(rows, length, -1, self.head_dim).transpose(1, 2).float(), heads, 1)
+        k = _rotate(k, cosine, sine)
+        kept[0, :rows, :, :length], kept[1, :rows, :, :length] = k, v
+        # The queries of the heads that share a key are rows of one product; small ones are faster in float32.
+        together = _rotate(q, cosine, sine).reshape(rows * self.kv_heads, -1, self.head_dim)
+        scores = torch.bmm(together, k.flatten(0, 1).transpose(1, 2)).mul_(self.head_dim**-0.5)
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        scores.view(len(scores), -1, length, length).masked_fill_(later, -torch.inf)
+        seen = torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(rows, self.heads, length, self.head_dim)
+        read.view(rows, length, self.heads, self.head_dim).copy_(seen.transpose(1, 2))
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotary position embedding, in LLaMA's half-split layout."""
     left, right = x.chunk(2, -1)
     return x * cosine + torch.cat([-right, left], -1) * sine
+
+
+def _numpy(tensor: Tensor) -> npt.NDArray[Any]:
+    """The memory of a tensor: float32, or the bits of bfloat16."""
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -45,7 +45,7 @@ class JobOptions:
     """How a job works; none of it changes what a captioner says of a picture."""
 
     batch_size: int = 32
-    """Pictures per call of the captioner, ≥ 1."""
+    """Pictures per call of the captioner, ≥ 1; times as many as it takes side by side (`lanes`)."""
     limits: MediaLimits = LIMITS
     """Files beyond these are refused."""
     decode_threads: int = 2
@@ -119,6 +119,7 @@ class CaptionJob:
     ) -> None:
         self.root, self.captioner, self.store, self.options, self.bar = root, captioner, store, options, bar
         self.image_size = int(getattr(captioner, "image_size", 0)) or IMAGE_SIZE
+        self.batch_size = options.batch_size * int(getattr(captioner, "lanes", 1))
         self.encoder = captioner.encoder_fingerprint if embeds(captioner) else ""
         self.vector_size = captioner.vector_size if embeds(captioner) else 0
         self.made: set[str] = set()
@@ -198,7 +199,7 @@ class CaptionJob:
                 self._refuse(work, error)
                 continue
             self._place(_Picture(work, image, sign))
-            while max(len(self._batch), len(self._followers)) >= self.options.batch_size:
+            while max(len(self._batch), len(self._followers)) >= self.batch_size:
                 self._caption()
         while self._batch or self._followers:
             self._caption()
@@ -246,7 +247,7 @@ class CaptionJob:
 
     def _granted(self, windows: Iterator[list[_Work]]) -> Iterator[_Work]:
         """What the store lacks and this process may do; the rest is put off."""
-        size = self.options.batch_size
+        size = self.batch_size
         for window in windows:
             missing = self._missing(window)
             for start in range(0, len(missing), size):
@@ -292,7 +293,7 @@ class CaptionJob:
                 work.path, work.digest, work.view, self.image_size, options.limits, options.reader, signs
             )
             queue.append((work, pool.submit(decode, task)))
-            if len(queue) > 2 * options.batch_size:
+            if len(queue) > 2 * self.batch_size:
                 yield queue.popleft()
         while queue:
             yield queue.popleft()
@@ -310,7 +311,7 @@ class CaptionJob:
             self._batch.append(picture)
         elif (copy := self._copied(picture.work, picture.sign)) is not None:
             self._copies.append(copy)
-            if len(self._copies) >= self.options.batch_size:
+            if len(self._copies) >= self.batch_size:
                 self._keep_copies()
         elif any(self._is_near(picture.sign, other.sign) for other in self._batch):
             self._followers.append(picture)
