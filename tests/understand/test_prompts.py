@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from captionary.commands.prompts import prompts as command
 from captionary.errors import CaptionaryError
 from captionary.understand import prompts
+from captionary.understand.openai import EndpointCaptioner
 from captionary.understand.prompts import Prompt
 
 
@@ -80,6 +81,20 @@ def test_bad_files(tmp_path, content, message):
         (tmp_path / "mine.txt").write_bytes(content)
     with pytest.raises(CaptionaryError, match=message):
         prompts.load("mine.txt", tmp_path)
+
+
+def test_a_picture_has_no_history():
+    assert prompts.about_picture(prompts.load("caption")) == prompts.load("caption")
+    with pytest.raises(
+        CaptionaryError, match="user_profile, must be one about a picture; it asks for a history"
+    ):
+        prompts.about_picture(prompts.load("user_profile"))
+
+
+def test_no_endpoint_is_asked_for_one():
+    pytest.importorskip("aiohttp", reason="an endpoint is called through aiohttp")
+    with pytest.raises(CaptionaryError, match="must be one about a picture"):
+        EndpointCaptioner("http://127.0.0.1:1/v1#model", prompt="user_profile")
 
 
 def test_a_mistyped_name_gets_the_nearest():

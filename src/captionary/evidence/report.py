@@ -16,6 +16,7 @@ from captionary.evidence import formats, plots, tables
 from captionary.evidence.behind import ABLATION, CALIBRATION, POWER, RIVALS, sheets
 from captionary.evidence.calibration import calibration_plot
 from captionary.evidence.cards import ItemCard, ProfileCard, thumbnail
+from captionary.evidence.palette import palette
 from captionary.evidence.result import Evidence
 from captionary.evidence.sections import Sections, Sheet, sheet_of, slice_name
 from captionary.publish import atomic_file
@@ -98,7 +99,7 @@ def environment() -> jinja2.Environment:
 
 def style() -> str:
     """The style sheet of the pages."""
-    return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return palette() + (_TEMPLATES / "report.css").read_text(encoding="utf-8")
 
 
 def render(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from captionary.errors import bad_value, nearest
 from captionary.understand.untrusted import LIMIT, clean, quoted
 
-__all__ = ["PLACEHOLDERS", "Prompt", "load", "names"]
+__all__ = ["PLACEHOLDERS", "Prompt", "about_picture", "load", "names"]
 
 FOLDER = Path(__file__).parent / "prompts"
 PLACEHOLDERS = {
@@ -92,6 +92,17 @@ def load(name_or_path: str, base: Path = Path()) -> Prompt:
     prompt = Prompt(name_or_path, text)
     for name in sorted(prompt.placeholders - PLACEHOLDERS.keys()):
         raise bad_value("placeholder", name, nearest(name, PLACEHOLDERS), where=str(path))
+    return prompt
+
+
+def about_picture(prompt: Prompt) -> Prompt:
+    """The prompt, where it can be asked of one picture.
+
+    Raises:
+        CaptionaryError: it asks for a user's history, which no picture has.
+    """
+    if "history" in prompt.placeholders:
+        raise bad_value("prompt", prompt.name, "one about a picture", where="it asks for a history")
     return prompt
 
 

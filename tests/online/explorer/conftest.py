@@ -58,12 +58,14 @@ class Site(NamedTuple):
         headers = self.served.admin if key is None else key
         return self.client.post(path, data=fields, headers=headers, follow_redirects=False)
 
-    def upload(self, item: int, caption: str, tokens: tuple[int, ...] = (1, 2), **more: Any) -> ItemRecord:
+    def upload(
+        self, item: int, caption: str, tokens: tuple[int, ...] = (1, 2), data: bytes = b"", **more: Any
+    ) -> ItemRecord:
         """As the worker would: spool, log, store."""
         import numpy as np
 
         services, now = self.services, time.time_ns() // 1000
-        name = services.spool.put(picture("teal", "PNG") + b"")
+        name = services.spool.put(data or picture("teal", "PNG"))
         message = MediaMessage(item_id=item, media=(name,), received_at=now - 900_000)
         (position,) = services.log.append(MEDIA, [media_draft(message, f"k{item}-{now}")])
         services.log.take(MEDIA, "worker", most=10)

@@ -19,6 +19,7 @@ import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 from tests.online.explorer.conftest import METRICS, SCRIPT, Site
 from tests.online.explorer.test_freshness import dead
+from tests.online.explorer.test_pictures import MP4
 from tests.online.explorer.test_trials import look, written
 from tests.online.service.conftest import Served
 from tests.online.service.small_service import EXPERIMENTS, services
@@ -29,7 +30,8 @@ from captionary.online.status import WorkerStatus, report_worker
 PATHS = (
     *("/explore", "/explore/feed", "/explore/feed?user=u1", "/explore/users", "/explore/user?id=u1"),
     *("/explore/user/erase?id=u1", "/explore/user/forget?id=u1", "/explore/items", "/explore/items?word=dog"),
-    *("/explore/item?id=2001", "/explore/item?id=2002", "/explore/experiments", "/explore/ingest"),
+    *("/explore/item?id=2001", "/explore/item?id=2002", "/explore/item?id=2003"),
+    *("/explore/experiments", "/explore/ingest"),
     f"/explore/user?id={'u' * 200}",
 )
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -74,6 +76,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Sit
     site = Site(Served(None, made, folder, {}))  # type: ignore[arg-type]
     site.upload(2001, f"a {SCRIPT} dog", title="<script>document.title='run'</script>")
     site.upload(2002, "W" * 300, title="W" * 200)  # no place to break a line
+    site.upload(2003, "a dog that runs", data=MP4)
     dead(site, 2, "corrupt", "W" * 300)
     now = time.time_ns() // 1000
     status = WorkerStatus(
@@ -137,6 +140,8 @@ def test_pages_fit_can_be_read_and_ask_for_nothing(browser, address, width, sche
         if media == "screen":
             dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 26)"
             assert dark == (scheme == "dark")
+    page.goto(f"{address[0]}/explore/item?id=2003")
+    assert page.get_by_role("img", name="Video: a dog that runs").is_visible()
     assert said == []
     page.context.close()
 

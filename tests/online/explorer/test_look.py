@@ -1,22 +1,24 @@
 import re
 from pathlib import Path
 
-import captionary.evidence
 import captionary.online.explorer
+from captionary.evidence.palette import palette
+from captionary.evidence.report import style
+from captionary.online.explorer.pages import content_of
 
 TEMPLATES = Path(captionary.online.explorer.__file__).parent / "templates"
-
-
-def variables(path):
-    return re.findall(r"(--[a-z-]+): ([^;]+);", path.read_text(encoding="utf-8"))
+SET = r"(--[a-z-]+): "
 
 
 def test_colours_and_type_are_those_of_the_report():
-    report = Path(captionary.evidence.__file__).parent / "templates" / "report.css"
-    assert variables(TEMPLATES / "explorer.css") == variables(report)
+    for sheet in (style(), content_of("explorer.css")[0].decode()):
+        assert sheet.startswith(palette())
+        assert re.findall(SET, sheet) == re.findall(SET, palette())  # none is set anew
+        assert set(re.findall(r"var\((--[a-z-]+)", sheet)) <= set(re.findall(SET, palette()))
 
 
 def test_nothing_in_the_templates_needs_what_the_policy_forbids():
+    assert "url(" not in palette()
     for path in TEMPLATES.iterdir():
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".j2":

@@ -1,4 +1,6 @@
 import io
+import os
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from captionary.online.spool import Spool
 from captionary.understand.media import LIMITS
 
 GREY = (128, 128, 124)
+MP4 = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(100)
+WAV = b"RIFF\x24\0\0\0WAVEfmt " + bytes(28)
 
 
 @pytest.fixture
@@ -78,6 +82,56 @@ def test_a_picture_of_the_catalogue(pictures, tmp_path):
     assert shown(pictures, of("a/1.png")).getpixel((5, 5))[0] > 200
     unset = Pictures(pictures.spool, None, LIMITS)
     assert np.allclose(shown(unset, of("a/1.png")).getpixel((5, 5)), GREY, atol=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "medium"),
+    [
+        ("clip.mp4", MP4, ("video", "MP4")),
+        ("a.b/clip.WebM", b"\x1a\x45\xdf\xa3", ("video", "WEBM")),
+        ("sound.wav", WAV, ("sound", "WAV")),
+        ("clip", MP4, ("video", "")),
+        ("clip.<b>", MP4, ("video", "")),
+        ("clip.of the day", MP4, ("video", "")),
+        ("photo.mp4", picture("red"), ("picture", "")),  # its content says what it is
+        ("page.svg", b"<svg/>", ("picture", "")),
+        ("empty.mp4", b"", ("picture", "")),
+    ],
+)
+def test_what_a_medium_is(pictures, name, content, medium):
+    path = pictures.media / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    assert pictures.medium(of("other.png", name), 1) == medium
+    if medium[0] != "picture":  # nobody kept the name of an upload
+        assert pictures.medium(of(pictures.spool.put(content)), 0) == (medium[0], "")
+
+
+def test_a_medium_that_cannot_be_looked_at_counts_as_a_picture(pictures, tmp_path):
+    (tmp_path / "outside.mp4").write_bytes(MP4)
+    os.mkfifo(pictures.media / "pipe.mp4")
+    for name in (
+        "../outside.mp4",
+        "gone.mp4",
+        "pipe.mp4",
+        ".",
+        "00/" + "0" * 32,
+        "https://example.com/a.mp4",
+    ):
+        assert pictures.medium(of(name), 0) == ("picture", "")
+    (pictures.media / "gone.mp4").write_bytes(MP4)  # it has come since
+    assert pictures.medium(of("gone.mp4", digest="1"), 0) == ("video", "MP4")
+    (pictures.media / "gone.mp4").write_bytes(picture("red"))
+    assert pictures.medium(of("gone.mp4", digest="2"), 0) == ("picture", "")
+
+
+def test_a_video_has_a_tile_with_a_name(start):
+    site = start()
+    site.upload(2003, 'a "dog" runs', data=MP4)
+    page = site.get("/explore/item?id=2003").text
+    assert '<span class="tile video" role="img" aria-label="Video: a &#34;dog&#34; runs">' in page
+    assert "picture?item=2003" not in page
+    assert re.search(r'<span class="tile video">\s*<svg [^>]*aria-hidden="true"', site.get("/explore").text)
 
 
 def test_addresses_name_content_and_never_a_file(site):

@@ -15,6 +15,7 @@ from litestar import MediaType, Request, Response
 
 from captionary import __version__
 from captionary.evidence.formats import count, interval, percent, share
+from captionary.evidence.palette import palette
 from captionary.online.explorer.charts import share_bar
 from captionary.online.explorer.pictures import Pictures
 from captionary.online.items import ItemRecord
@@ -39,11 +40,13 @@ class Pages:
 
     Args:
         services: of the running service.
+        pictures: that tell what each medium is.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, pictures: Pictures) -> None:
         self.services = services
         self._environment = _environment()
+        self._environment.globals["medium"] = pictures.medium
 
     async def page(self, request: Request[Any, Any, Any], template: str, **values: Any) -> Response[str]:
         """A page as an answer, rendered in a thread: the event loop is everybody's, ranking requests' too.
@@ -122,7 +125,9 @@ def content_of(name: str) -> tuple[bytes, str]:
         KeyError: there is none of that name.
     """
     kind = _ASSETS[name]
-    return (_TEMPLATES / name).read_bytes(), kind
+    content = (_TEMPLATES / name).read_bytes()
+    # In one file: a second sheet would be a second request, and an @import one more after that.
+    return palette().encode() + content if name.endswith(".css") else content, kind
 
 
 def when(value: int | datetime | str | None) -> str:

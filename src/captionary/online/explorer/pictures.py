@@ -1,17 +1,19 @@
 """Pictures as pages show them: made anew as small JPEGs, so no byte of what strangers sent reaches a browser.
 
 record's media ──spool, or below the catalogue's folder──▶ decode by the media rules ──▶ JPEG, so large at most
+                                                     └──▶ a video or a sound is not decoded: the page draws a tile
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import re
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
@@ -19,8 +21,9 @@ from captionary.errors import CaptionaryError
 from captionary.online.items import ItemRecord
 from captionary.online.spool import Spool
 from captionary.understand.media import MediaError, MediaLimits, locate, open_image
+from captionary.understand.signals.kinds import sniff
 
-__all__ = ["Pictures", "Size"]
+__all__ = ["Medium", "Pictures", "Size"]
 
 Size = Literal["small", "large"]
 _SIDES: dict[Size, int] = {"small": 320, "large": 960}
@@ -29,6 +32,19 @@ _BYTES: dict[Size, int] = {"small": 24 << 10, "large": 160 << 10}
 _QUALITIES = (82, 68, 54, 40)
 _KEPT_BYTES = 24 << 20
 _SPOOLED = re.compile(r"[0-9a-f]{2}/([0-9a-f]{32})")
+_HEAD = 1 << 16
+"""Bytes that tell a video or a sound from a picture."""
+_KINDS_KEPT = 1 << 16
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,5})")
+
+
+class Medium(NamedTuple):
+    """As what a page shows a medium."""
+
+    kind: Literal["picture", "video", "sound"]
+    """`picture` also where nobody can tell: the picture itself is a plain grey one then."""
+    extension: str
+    """Of a video's or a sound's name in the catalogue, in capitals, such as `MP4`; "" for none, as of an upload."""
 
 
 class Pictures:
@@ -46,6 +62,7 @@ class Pictures:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, Size], bytes] = OrderedDict()
         self._bytes = 0
+        self._sniffed = functools.lru_cache(_KINDS_KEPT)(_sniffed)
 
     @staticmethod
     def key(record: ItemRecord, place: int) -> str:
@@ -56,6 +73,16 @@ class Pictures:
         if place == 0 and record.media_digest:
             return record.media_digest
         return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+    def medium(self, record: ItemRecord, place: int) -> Medium:
+        """What is at a place of the item's media, told by its content. Blocks for the first bytes of a new file."""
+        path = self._path(record.media[place])
+        if path is None:
+            return _PICTURE
+        try:
+            return self._sniffed(path, self.key(record, place))
+        except OSError:
+            return _PICTURE
 
     def jpeg(self, record: ItemRecord, place: int, size: Size) -> bytes:
         """The picture at a place of the item's media; a plain grey one where none can be made. Blocks."""
@@ -102,6 +129,25 @@ class Pictures:
         except (MediaError, OSError, ValueError):
             return None
         return path if path.is_relative_to(self.media) else None
+
+
+_PICTURE = Medium("picture", "")
+
+
+def _sniffed(path: Path, _key: str) -> Medium:
+    """The medium of a file; the key names its content, so that what replaces it is looked at anew.
+
+    Raises:
+        OSError: it cannot be read, now at least.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)  # nor is a pipe waited for
+    with path.open("rb") as file:
+        kind = sniff(file.read(_HEAD)).kind
+    if kind != "video" and kind != "sound":
+        return _PICTURE
+    extension = _EXTENSION.fullmatch(path.suffix)
+    return Medium(kind, extension[1].upper() if extension else "")
 
 
 def _jpeg(picture: Image.Image, side: int, quality: int) -> bytes:

@@ -43,15 +43,15 @@ _DEED = re.compile(r"(mute|unmute|more|less|plain|erase):(-1|[0-9]{1,9})")
 
 def explorer_routes(services: Services) -> Router:
     """All pages of a service."""
-    pages, catalogue = Pages(services), Catalogue(services)
-    feeds = Feeds(services, catalogue)
-    captions = freshness.Captions(services.config.captions)
     uploads = services.config.uploads
     pictures = Pictures(
         services.spool,
         services.config.media,
         MediaLimits(max_bytes=uploads.max_bytes, max_pixels=uploads.max_pixels),
     )
+    pages, catalogue = Pages(services, pictures), Catalogue(services)
+    feeds = Feeds(services, catalogue)
+    captions = freshness.Captions(services.config.captions)
 
     @get("/", opt=_READ)
     async def home() -> Redirect:
