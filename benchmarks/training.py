@@ -35,6 +35,21 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 FUXICTR = ["fuxictr==2.3.10", "h5py"]
 RANDOM = {"batch": 4096, "features": 26, "rows": 100_000, "width": 32, "tokens": 32, "dense": 13}
+PUBLISHED = {
+    "DLRM for Criteo Kaggle": {
+        "interaction": "dot",
+        "embedding_dim": 16,
+        "bottom": [512, 256, 64],
+        "top": [512, 256],
+    },
+    "DLRM of MLPerf": {
+        "interaction": "dot",
+        "embedding_dim": 128,
+        "bottom": [512, 256],
+        "top": [1024, 1024, 512, 256],
+    },
+}
+"""Sizes of DLRM's authors' scripts (facebookresearch/dlrm: bench/dlrm_s_criteo_kaggle.sh) and of MLPerf Training's."""
 BARS = {
     "captions ÷ without, demo rows": 0.95,
     "ours ÷ FuxiCTR, demo rows": 1.5,
@@ -193,15 +208,23 @@ def main() -> None:
 
 def _captions(run: Path | None, rounds: int, seconds: float, clock: str) -> dict[str, Any]:
     arms = ("without", "captions", "visual", "visual and captions")
-    contenders = {arm: Contender(sys.executable, "ours", "arm", str(run), arm) for arm in arms}
+    contenders = {arm: Contender(sys.executable, "ours", "arm", str(run), arm, "{}") for arm in arms}
     speeds = in_turns(contenders, rounds, seconds, clock)
     _close(contenders)
-    return {
+    figures = {
         "demo rows, five tasks": {arm: speed(values) for arm, values in speeds.items()},
         "captions ÷ without, demo rows": ratio(speeds["captions"], speeds["without"]),
         "visual and captions ÷ without, demo rows": ratio(speeds["visual and captions"], speeds["without"]),
         "visual and captions ÷ visual, demo rows": ratio(speeds["visual and captions"], speeds["visual"]),
     }
+    for name, sizes in PUBLISHED.items():
+        words = ("ours", "arm", str(run))
+        contenders = {arm: Contender(sys.executable, *words, arm, json.dumps(sizes)) for arm in arms[:2]}
+        speeds = in_turns(contenders, rounds, seconds, clock)
+        _close(contenders)
+        figures[f"demo rows, {name}"] = sizes | {arm: speed(values) for arm, values in speeds.items()}
+        figures[f"captions ÷ without, demo rows, {name}"] = ratio(speeds["captions"], speeds["without"])
+    return figures
 
 
 def _demo(rows: Path, python: str, rounds: int, seconds: float, clock: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Our ranker as a contender of benchmarks/training.py.
 
-ours.py arm RUN ARM     the demo's ranker with the features of an arm, on its five tasks
-ours.py rows ROWS       one task, with the sizes and features that the peers have, gathered batch by batch
-ours.py ready ROWS      the same, batches that lie ready
-ours.py random SIZES    batches of random rows that lie ready
+ours.py arm RUN ARM SIZES   the demo's ranker with the features of an arm, on its five tasks; {}: with its own sizes
+ours.py rows ROWS           one task, with the sizes and features that the peers have, gathered batch by batch
+ours.py ready ROWS          the same, batches that lie ready
+ours.py random SIZES        batches of random rows that lie ready
 """
 
 from __future__ import annotations
@@ -126,6 +126,11 @@ def main() -> None:
     else:
         if kind == "arm":
             data, features, config = data_of(Path(sys.argv[2]), **ARMS[sys.argv[3]])
+            sizes = {
+                name: tuple(size) if isinstance(size, list) else size
+                for name, size in json.loads(sys.argv[4]).items()
+            }
+            config = dataclasses.replace(config, **sizes)
         else:
             said = json.loads((Path(sys.argv[2]) / "rows.json").read_text())
             data, features, config = data_of(Path(said["run"]), tokens="A", profiles="A")
