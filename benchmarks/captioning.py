@@ -108,7 +108,11 @@ def main() -> None:
     images, rounds = (64, 1) if args.quick else (args.images, args.rounds)
     with tempfile.TemporaryDirectory() as scratch:
         _draw(Path(scratch), images)
-        figures: dict[str, Any] = {"images": images, "rounds": rounds, **_measure(scratch, images, rounds, "own")}
+        figures: dict[str, Any] = {
+            "images": images,
+            "rounds": rounds,
+            **_measure(scratch, images, rounds, "own"),
+        }
         figures["32 tokens a caption"] = _measure(scratch, images, rounds, "32")
     print(json.dumps(figures, indent=1))
     if not args.quick:

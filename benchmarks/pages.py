@@ -93,7 +93,7 @@ def training_table(result: dict[str, Any]) -> str:
             low, high = each["interval"]
             bar = figures["bars"].get(name)
             rows.append(f"| {name} | {each['median']:.2f} | {low:.2f} … {high:.2f} | {bar or '–'} |")
-    return "\n".join([*rows, "", f"Accelerator: {figures['accelerator']}. {where(result)}"])
+    return "\n".join([*rows, "", where(result)])
 
 
 def serving_table(result: dict[str, Any]) -> str:

@@ -50,4 +50,10 @@ def read_result(name: str) -> dict[str, Any]:
 def _hardware() -> str:
     found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, no accelerator"
+    return f"{found[1] if found else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, {_card()}"
+
+
+def _card() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no accelerator"

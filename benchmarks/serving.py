@@ -6,6 +6,7 @@ Needs a finished run (default configs/demo.yaml: `make demo`). Exports two of it
 
 - compares scores with the ranker's own on 10,000 evaluation rows;
 - times whole requests of both arms in turns: raw ids in, scores out, on one thread, profiles as the run's users have;
+- does so with both arms at the sizes of published DLRMs, untrained, which costs the same;
 - times the engines on the same folded rows and request state, see `serving_engines.py`;
 - states the bytes of an item's row, and what half of them would cost in parity.
 """
@@ -13,6 +14,7 @@ Needs a finished run (default configs/demo.yaml: `make demo`). Exports two of it
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,17 +24,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from published import PUBLISHED
 from result import write_result
 from serving_engines import ENGINES
 
 from captionary.assemble import profile_folder, ranking_data, with_features
-from captionary.evidence.arms import BASELINE
-from captionary.exporting import export_run, finished_stages, raw_keys
+from captionary.evidence.arms import BASELINE, Arm
+from captionary.exporting import export_run, finished_stages, raw_keys, whitening_of
 from captionary.pipeline import Stages
 from captionary.rank.checkpoint import load_ranker
 from captionary.rank.data import RankingData
-from captionary.rank.export import RawKeys
-from captionary.rank.features import FeatureSet
+from captionary.rank.export import RawKeys, artefact_of
+from captionary.rank.features import FeatureSet, Schema
+from captionary.rank.model import Ranker
 from captionary.rank.served import ScoringRequest, ServingRanker
 from captionary.rank.train import predict
 from captionary.represent.profiles import ProfileList, Profiles
@@ -113,11 +117,39 @@ def main() -> None:
         figures["requests"] = whole
         figures["captions_over_without"] = _ratios(whole[joint.name], whole[BASELINE])
         print(whole, figures["captions_over_without"])
+        figures["published sizes"] = {
+            name: _published(stages, sizes, arms, shared, requests, 2 if given.quick else 10)
+            for name, sizes in PUBLISHED.items()
+        }
+        print(figures["published sizes"])
         figures["engines"] = _engines(rankers, requests[0], 200 if given.quick else 2000)
     if given.quick:
         print(figures["engines"])
         return
     print(write_result("serving", {"candidates": CANDIDATES, "rows": len(rows), **figures}))
+
+
+def _published(
+    stages: Stages,
+    sizes: Mapping[str, Any],
+    arms: Mapping[str, Arm],
+    shared: RankingData,
+    requests: list[ScoringRequest],
+    rounds: int,
+) -> dict[str, Any]:
+    """Both arms' rankers at other sizes, in turns."""
+    joint = stages.arms.headline
+    assert joint is not None
+    rankers = {}
+    for name in (BASELINE, joint.name):
+        features = FeatureSet(**arms[name].features())
+        data = with_features(stages, shared, features)
+        config = dataclasses.replace(stages.config.ranker, **sizes)
+        ranker = Ranker(config, Schema.of(data, features), 0).eval()
+        parts = artefact_of(ranker, data, features, raw_keys(stages), whitening=whitening_of(stages, data))
+        rankers[name] = ServingRanker(parts)
+    found = _in_turns(rankers, requests, rounds)
+    return {**sizes, "requests": found, "captions_over_without": _ratios(found[joint.name], found[BASELINE])}
 
 
 def _parity(

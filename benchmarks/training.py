@@ -10,8 +10,7 @@ same round, and what is reported is the median over rounds with its 95 % bootstr
 On the demo world's rows, ours and FuxiCTR's are compared as trainers, each with its own gathering of batches, and steps
 alone, on batches that lie ready (padded for FuxiCTR). TorchRec has no loader of its own: there, and on random rows, all
 batches lie ready, for TorchRec as a KeyedJaggedTensor whose pooling is spared the weights. FuxiCTR is installed by pip
-into a venv of its own; TorchRec is taken from this environment (see the Makefile). On an accelerator, batches of 32,768
-random rows are measured as well.
+into a venv of its own; TorchRec is taken from this environment (see the Makefile).
 """
 
 from __future__ import annotations
@@ -24,32 +23,17 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from published import PUBLISHED
 from result import write_result
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 FUXICTR = ["fuxictr==2.3.10", "h5py"]
 RANDOM = {"batch": 4096, "features": 26, "rows": 100_000, "width": 32, "tokens": 32, "dense": 13}
-PUBLISHED = {
-    "DLRM for Criteo Kaggle": {
-        "interaction": "dot",
-        "embedding_dim": 16,
-        "bottom": [512, 256, 64],
-        "top": [512, 256],
-    },
-    "DLRM of MLPerf": {
-        "interaction": "dot",
-        "embedding_dim": 128,
-        "bottom": [512, 256],
-        "top": [1024, 1024, 512, 256],
-    },
-}
-"""Sizes of DLRM's authors' scripts (facebookresearch/dlrm: bench/dlrm_s_criteo_kaggle.sh) and of MLPerf Training's."""
 BARS = {
     "captions ÷ without, demo rows": 0.95,
     "ours ÷ FuxiCTR, demo rows": 1.5,
@@ -196,7 +180,6 @@ def main() -> None:
             figures |= _demo(rows, python, rounds, seconds, clock)
         if "random" in parts:
             figures |= _random(rounds, seconds, clock)
-            figures["accelerator"] = _accelerator(seconds)
     print(json.dumps(figures, indent=1, ensure_ascii=False))
     for name, bar in BARS.items():
         if name in figures:
@@ -261,45 +244,6 @@ def _random(rounds: int, seconds: float, clock: str) -> dict[str, Any]:
         "random rows": RANDOM | {name: speed(values) for name, values in speeds.items()},
         "ours ÷ TorchRec, random rows": ratio(speeds["ours"], speeds["TorchRec"]),
     }
-
-
-def _accelerator(seconds: float) -> Any:
-    """Samples per second at batch 32,768 and the share of the memory's bandwidth; None: no accelerator here."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "not measured: no accelerator here"
-    sizes = json.dumps(RANDOM | {"batch": 32_768, "device": "cuda"})
-    contender = Contender(sys.executable, "ours", "random", sizes)
-    contender.train(2.0)
-    done = contender.train(seconds)
-    contender.close()
-    device = torch.cuda.get_device_properties(0)
-    reached = done["samples"] / done["seconds"]
-    # Of each sample: every row of a table is read forward, and read and written by the optimizer, as is its gradient.
-    touched = (RANDOM["features"] + RANDOM["tokens"]) * RANDOM["width"] * 4 * 5
-    return {
-        "device": device.name,
-        "samples_per_second": round(reached),
-        "bytes_a_sample": touched,
-        "bandwidth_measured": round(_bandwidth()),
-        "share_of_bandwidth": round(reached * touched / _bandwidth(), 4),
-    }
-
-
-def _bandwidth() -> float:
-    """Bytes a second that a copy on the accelerator reads and writes."""
-    import torch
-
-    source = torch.empty(1 << 28, dtype=torch.float32, device="cuda")
-    target = torch.empty_like(source)
-    target.copy_(source)
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(10):
-        target.copy_(source)
-    torch.cuda.synchronize()
-    return 10 * 2 * source.numel() * 4 / (time.perf_counter() - began)
 
 
 def _close(contenders: dict[str, Contender]) -> None:

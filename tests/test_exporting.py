@@ -1,56 +1,48 @@
-"""`captionary export` on a tiny run whose every stage is the real one, but for the captioner."""
+"""`captionary export` on a tiny run, and on a ranker that was trained on its shards."""
 
-import dataclasses
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from tests.understand.fake import FakeCaptioner
+from tests.tiny_run import copy_run, faked
 
 from captionary.assemble import ranking_data, with_features
 from captionary.commands.export import export
+from captionary.commands.fit import fit
+from captionary.commands.shards import shards
 from captionary.errors import CaptionaryError
 from captionary.exporting import finished_stages, raw_keys, whitening_of
-from captionary.pipeline import run
 from captionary.rank.artefact import ItemFeatures, read_artefact
 from captionary.rank.checkpoint import load_ranker
+from captionary.rank.export_shards import load_trained
 from captionary.rank.features import FeatureSet
+from captionary.rank.fit import Trainer
 from captionary.rank.served import ScoringRequest, ServingRanker
+from captionary.rank.shards import open_shards
 from captionary.rank.train import predict
 from captionary.represent.profiles import ProfileList
 from captionary.represent.tables import read_profiles
 from captionary.settings import load_run
 from captionary.training import arm_folder
-from captionary.world.settings import WorldConfig
 
 JOINT = "+visual+tokens(A)+profiles(A)"
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("run")
-    said = {
-        "name": "tiny",
-        "data": {"world": dataclasses.asdict(WorldConfig.tiny())},
-        "runs": str(root / "runs"),
-        "visual_dimensions": 4,
-        "evidence": {"seeds": 1, "placebos": []},
-        "ranker": {"epochs": 1},
-        "workers": 1,
-    }
-    (root / "tiny.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(said, default=str))))
-    with pytest.MonkeyPatch.context() as patch:
-        fake = FakeCaptioner(vector_size=8)
-        patch.setattr("captionary.understand.captioner.load_captioner", lambda *_: fake)
-        run(load_run(root / "tiny.yaml"), "train")
-    return root / "tiny.yaml"
+def config(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_run(tiny_run, tmp_path_factory.mktemp("run"))
+
+
+def verb(command: click.Command, *args: object) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args], catch_exceptions=False)
 
 
 def call(*args: object) -> Result:
-    return CliRunner().invoke(export, [str(arg) for arg in args], catch_exceptions=False)
+    return verb(export, *args)
 
 
 def test_the_artefact_scores_as_the_trained_ranker(config: Path) -> None:
@@ -92,6 +84,86 @@ def test_new_items_are_folded_from_the_encoders_vectors(config: Path, tmp_path: 
     columns = {name: column.to_pylist() for name, column in keys.item_categories.items()}
     features = ItemFeatures(ids=ids, categorical=columns, numeric=data.item_numeric, visual=vectors)
     np.testing.assert_allclose(served.fold(features), served.rows(ids), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def fitted(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards of the run, and `out`, where a ranker was trained on them and calibrated, by the verbs."""
+    root = tmp_path_factory.mktemp("fitted")
+    with faked():
+        verb(shards, config, "--out", root / "shards")
+    (root / "fit.yaml").write_text("ranker: {epochs: 1, embedding_dim: 8, batch_size: 64}")
+    verb(
+        fit,
+        root / "shards",
+        "--out",
+        root / "out",
+        "--config",
+        root / "fit.yaml",
+        "--threads",
+        1,
+        "--calibrate",
+        "platt",
+    )
+    return root
+
+
+def test_a_ranker_of_fit_is_exported_with_its_calibration(config: Path, fitted: Path) -> None:
+    told = call(fitted / "out", "--shards", fitted / "shards")
+    assert f"export: {(fitted / 'out').resolve() / 'export'}" in told.output
+    served = ServingRanker.load(fitted / "out" / "export")
+    assert served.calibrated
+    trained, opened = load_trained(fitted / "out").checkpoint, open_shards(fitted / "shards")
+    trainer = Trainer(opened, trained.config, start=trained, resumed=True)
+    expected = trainer.predict("eval", stop=30)[0]
+    group = next(opened.groups("eval", stop=30))
+    assert group.lists is not None
+    for row, (said, wanted) in enumerate(zip(group.table.to_pylist(), expected, strict=True)):
+        lists = {
+            event: group.lists.take(np.array([said[f"list.{event}"]], np.int64))
+            for event in opened.schema.events
+        }
+        asked = ScoringRequest(
+            user=said["user_id"],
+            items=[said["item_id"]],
+            context={
+                name: said[f"context.{name}"]
+                for name in (*opened.schema.context_categorical, *opened.schema.context_numeric)
+            },
+            profiles={
+                event: ProfileList(one.values, one.weights, said[f"mass.{event}"])
+                for event, one in lists.items()
+            },
+        )
+        np.testing.assert_allclose(served.score(asked)[0], wanted, rtol=1e-5, atol=1e-5, err_msg=str(row))
+    # and the encoder's vectors of new items are projected as the shards' were
+    parts = read_artefact(fitted / "out" / "export")
+    assert parts.whitening is not None
+    with np.load(load_run(config).folder / "captions" / "vectors.npz") as stored:
+        vectors, present = stored["vectors"].astype(np.float32), stored["present"]
+    np.testing.assert_allclose(parts.whitening.apply(vectors, present), opened.items().visual, rtol=1e-5)
+
+
+def test_options_of_the_other_kind_are_refused(config: Path, fitted: Path, tmp_path: Path) -> None:
+    for words, said in (
+        ((config, "--shards", "x"), "--shards == x, must be left out with the config of a run"),
+        ((fitted / "out", "--arm", "ids"), "--arm == ids, must be left out with a ranker of captionary fit"),
+        ((fitted / "out", "--seed", 0), "--seed == 0, must be left out with a ranker of captionary fit"),
+        (
+            (fitted / "out",),
+            "--shards == missing, must be the shards whose items are folded; captionary export",
+        ),
+        (
+            (tmp_path / "nothing",),
+            "ranker == .*nothing, must be the config of a run, the --out of captionary",
+        ),
+        (
+            (load_run(config).folder,),
+            "ranker == .*tiny, must be the config of a run, the --out of captionary",
+        ),
+    ):
+        with pytest.raises(CaptionaryError, match=said):
+            call(*words)
 
 
 def test_what_cannot_be_exported_is_said(config: Path, tmp_path: Path) -> None:

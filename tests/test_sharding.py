@@ -1,5 +1,3 @@
-import dataclasses
-import json
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -7,9 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from click.testing import CliRunner
-from tests.understand.fake import FakeCaptioner
+from tests.tiny_run import copy_run, faked
 
 from captionary.commands.fit import fit as fit_command
 from captionary.commands.shards import shards as shards_command
@@ -19,30 +16,24 @@ from captionary.errors import CaptionaryError
 from captionary.rank.checkpoint import load_ranker
 from captionary.rank.shards import open_shards
 from captionary.represent.tables import read_item_tokens, read_profiles
-from captionary.settings import DataConfig, EvidenceConfig, RunConfig
+from captionary.settings import load_run
 from captionary.sharding import Between, make_shards, tokenizer_name
-from captionary.world.settings import WorldConfig
 
 
 @pytest.fixture(scope="module", autouse=True)
 def captioner():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "captionary.understand.captioner.load_captioner", lambda *_: FakeCaptioner(vector_size=8)
-        )
+    with faked():
         yield
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return RunConfig(
-        name="tiny",
-        data=DataConfig(world=WorldConfig.tiny()),
-        runs=tmp_path_factory.mktemp("runs"),
-        visual_dimensions=4,
-        evidence=EvidenceConfig(seeds=1, placebos=()),
-        workers=1,
-    )
+def path(tiny_run, tmp_path_factory):
+    return copy_run(tiny_run, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def config(path):
+    return load_run(path)
 
 
 @pytest.fixture(scope="module")
@@ -175,12 +166,8 @@ def call(command, *args):
     return CliRunner().invoke(command, [str(each) for each in args], catch_exceptions=False)
 
 
-def test_from_a_config_to_a_measured_ranker_and_on(config, made, tmp_path):
-    said = {"name": "tiny", "runs": str(config.runs), "visual_dimensions": 4, "workers": 1}
-    said["data"] = {"world": dataclasses.asdict(WorldConfig.tiny())}
-    said["evidence"] = {"seeds": 1, "placebos": []}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(said))))
-    done = call(shards_command, tmp_path / "run.yaml", "--out", tmp_path / "shards", "--shard-rows", 1000)
+def test_from_a_config_to_a_measured_ranker_and_on(path, made, tmp_path):
+    done = call(shards_command, path, "--out", tmp_path / "shards", "--shard-rows", 1000)
     assert done.exit_code == 0
     assert f"train: {made.rows():,} impressions" in done.stdout
     assert open_shards(tmp_path / "shards").rows("eval") == made.rows("eval")
@@ -205,11 +192,9 @@ def test_from_a_config_to_a_measured_ranker_and_on(config, made, tmp_path):
     assert load_ranker(tmp_path / "out" / "ranker").calibration is not None
     tomorrow = datetime(2100, 1, 1, tzinfo=UTC) - timedelta(days=1)
     with pytest.raises(CaptionaryError, match="training impressions == 0, must be >= 1"):
-        call(
-            shards_command, tmp_path / "run.yaml", "--out", tmp_path / "none", "--since", tomorrow.isoformat()
-        )
+        call(shards_command, path, "--out", tmp_path / "none", "--since", tomorrow.isoformat())
     with pytest.raises(CaptionaryError, match="--until == today, must be a time with its zone"):
-        call(shards_command, tmp_path / "run.yaml", "--out", tmp_path / "none", "--until", "today")
+        call(shards_command, path, "--out", tmp_path / "none", "--until", "today")
     on = call(
         fit_command,
         tmp_path / "shards",
@@ -222,6 +207,6 @@ def test_from_a_config_to_a_measured_ranker_and_on(config, made, tmp_path):
     )
     assert "checkpoint: " in on.stdout
     pytest.importorskip("optuna", reason="optuna is not installed")
-    tuned = call(tune_command, tmp_path / "run.yaml", "--out", tmp_path / "tuned", "--trials", 1)
+    tuned = call(tune_command, path, "--out", tmp_path / "tuned", "--trials", 1)
     assert "best of 1 trials" in tuned.stdout
     assert open_shards(tmp_path / "tuned" / "shards").rows() == made.rows()

@@ -209,6 +209,7 @@ def _work(
     return {
         "captioner": captioner.name,
         "fingerprint": captioner.fingerprint,
+        "encoder": getattr(captioner, "encoder_fingerprint", ""),
         "ok": outcomes["ok", None],
         "vectors": int(report.has_vector.sum()) if report.vectors.shape[1] else 0,
         **report.to_dict(),

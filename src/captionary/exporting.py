@@ -1,4 +1,4 @@
-"""Export one ranker of a finished run: its stages are read as they are, nothing is made anew."""
+"""Export one ranker, of a finished run or of a training from shards: what is there is read, nothing is made anew."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from captionary.evidence.arms import Arm
 from captionary.pipeline import Stages
 from captionary.rank.checkpoint import load_ranker
 from captionary.rank.data import RankingData
-from captionary.rank.export import Exported, RawKeys, export_ranker
+from captionary.rank.export import Exported, RawKeys, export_ranker, write_export
+from captionary.rank.export_shards import artefact_of_shards, load_trained
 from captionary.rank.features import FeatureSet
+from captionary.rank.shards import open_shards
 from captionary.represent.vectors import Whitening
 from captionary.settings import RunConfig
 from captionary.stages import Stage, read_stage
 from captionary.training import arm_folder
 
-__all__ = ["export_run", "finished_stages", "raw_keys", "whitening_of"]
+__all__ = ["export_run", "export_trained", "finished_stages", "raw_keys", "whitening_of"]
 
 
 def export_run(config: RunConfig, out: Path, *, arm: str | None = None, seed: int = 0) -> Exported:
@@ -68,6 +70,39 @@ def export_run(config: RunConfig, out: Path, *, arm: str | None = None, seed: in
             "trained_at": trained.made_at,
         },
     )
+
+
+def export_trained(folder: Path, shards: Path | None, out: Path | None = None) -> Exported:
+    """Fold the items of some shards by a ranker of `captionary fit`, calibrated where it is.
+
+    Args:
+        folder: the training's --out, whose last checkpoint is taken, or one of its checkpoints.
+        shards: whose catalogue is folded: those that it was trained on, or others made like them; not None.
+        out: a new folder, or one that an earlier export wrote; None: `export` in the training's --out.
+
+    Raises:
+        CaptionaryError: no such training or shards, or shards that do not fit the ranker.
+    """
+    trained = load_trained(folder)
+    if shards is None:
+        rule = "the shards whose items are folded"
+        raise bad_value("--shards", "missing", rule, todo=f"captionary export {folder} --shards DIR")
+    checkpoint, opened = trained.checkpoint, open_shards(shards)
+    progress, identity = checkpoint.progress, checkpoint.identity
+    parts = artefact_of_shards(
+        checkpoint,
+        opened,
+        provenance={
+            "run": opened.made_of.get("run"),
+            "shards": identity.get("shards"),
+            "items_of": opened.fingerprint,
+            "seed": identity.get("seed"),
+            "steps": progress.before + progress.done,
+            "tokenizer": checkpoint.schema.tokenizer or None,
+            "calibration": getattr(checkpoint.model.calibration, "method", None),
+        },
+    )
+    return write_export(parts, out or trained.home / "export")
 
 
 def finished_stages(config: RunConfig) -> Stages:

@@ -303,7 +303,8 @@ def _profile_texts(
     out.mkdir(parents=True)
     np.savez(out / "vectors.npz", vectors=made.vectors, present=made.present)
     pq.write_table(profiles.select(["user_id", "as_of", "text"]), out / "profiles.parquet")
-    return {"profiles": profiles.num_rows, "dimensions": made.vectors.shape[1]}
+    dimensions = made.vectors.shape[1]
+    return {"model": made.fingerprint, "profiles": profiles.num_rows, "dimensions": dimensions}
 
 
 def _sentence_model(config: VectorsConfig, base: Path) -> Path:

@@ -2,14 +2,14 @@
 
 impressions ─┐                        in the order of time: straight through
 profiles    ─┴─ batch by batch ──┬──▶ in any other: dealt out by time into files of their own, each sorted
-tokens, visual vectors ──▶ items.parquet
+tokens, visual and other vectors of items ──▶ items.parquet
 """
 
 from __future__ import annotations
 
 import shutil
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,13 +28,22 @@ from captionary.errors import bad_value, nearest
 from captionary.pipeline import run, split_of
 from captionary.publish import atomic_folder
 from captionary.rank.shard_writer import ShardWriter
-from captionary.rank.shards import Shards, ShardSchema, open_shards
+from captionary.rank.shards import TOKEN_VECTORS, Shards, ShardSchema, open_shards, projection_path
 from captionary.represent.jagged import Jagged
 from captionary.represent.tables import read_item_tokens
 from captionary.represent.tokenizers import Tokenizer, load_tokenizer
 from captionary.represent.vectors import Whitening
 from captionary.settings import RunConfig
-from captionary.stages import fingerprint
+from captionary.sharding_vectors import (
+    RunVectors,
+    as_lists,
+    chosen_vectors,
+    earlier_projection,
+    named_projection,
+    run_vectors,
+    token_start,
+)
+from captionary.stages import fingerprint, read_stage
 
 __all__ = ["Between", "make_shards", "tokenizer_name"]
 
@@ -69,6 +78,7 @@ def make_shards(
     letter: str | None = None,
     tokens: bool = True,
     visual: bool = True,
+    vectors: Sequence[str] | None = None,
     between: Between | None = None,
     like: Path | None = None,
     shard_rows: int = 1_048_576,
@@ -81,30 +91,41 @@ def make_shards(
         letter: the tokenizer; None: the first. Profiles are there for the first alone.
         tokens: False: neither tokens nor profiles.
         visual: whether items get their whitened visual vectors, where the captioner has some.
+        vectors: which further vectors of the run, of `captionary.sharding_vectors.VECTORS`; None: those of `like`.
         between: only impressions of this time; default: all.
-        like: earlier shards, whose projection of visual vectors is taken, so that a ranker trained on them can go on;
-            their tokenizer may have grown since.
+        like: earlier shards, whose projections of vectors are taken, so that a ranker trained on them can go on; their
+            tokenizer may have grown since, and vectors may be added.
         shard_rows: impressions of a shard.
 
     Raises:
-        CaptionaryError: no such tokenizer, or no impressions to train on; see `captionary.pipeline.run`.
+        CaptionaryError: no such tokenizer or vectors, no impressions to train on, or nothing that a ranker trained on
+            `like` could go on with; see `captionary.pipeline.run`.
     """
     if letter is not None and letter not in config.tokenizers:
         raise bad_value("tokenizer", letter, nearest(letter, config.tokenizers), where=f"run {config.name}")
+    earlier = open_shards(like) if like is not None else None
     run(config, "profile")
     dataset = open_dataset(config.data.path or config.folder / "data" / "world")
     chosen = letter or next(iter(config.tokenizers))
     known = dataset.items_in(split_of(config, dataset), "train")
+    named = chosen_vectors(config, vectors, earlier)
     folder = config.folder / "tokens" / chosen
     tokens = tokens and folder.exists()
     profiled = tokens and chosen == next(iter(config.tokenizers))
     home = config.folder / "profiles"
     keyed = profile_folder(home, next(iter(config.tokenizers)))
     rows = _Impressions(dataset, config, keyed if keyed.exists() else home / "activity", profiled, between)
-    whitening = (
-        _whitening(config.folder / "captions", known, config.visual_dimensions, like) if visual else None
-    )
-    spec, earlier = dataset.spec, open_shards(like).schema if like is not None else None
+    captions = config.folder / "captions"
+    described = read_stage(captions)
+    encoder = str(described.facts.get("encoder", "")) if described is not None and visual else ""
+    whitening = _whitening(captions, known, config.visual_dimensions, earlier, encoder) if visual else None
+    carried = {
+        name: run_vectors(config, name, known, rows.training(), earlier)
+        for name in named
+        if name != "word2vec"
+    }
+    learnt = token_start(config, chosen, tokens=tokens) if "word2vec" in named else None
+    spec = dataset.spec
     tokenizer = load_tokenizer(folder) if tokens else None
     schema = ShardSchema(
         tasks=tuple(task.name for task in spec.tasks),
@@ -119,11 +140,17 @@ def make_shards(
         tokens=tokens,
         profiles=profiled and bool(rows.events),
         vocabulary=len(tokenizer.vocabulary) if tokenizer is not None else 0,
-        tokenizer=tokenizer_name(tokenizer, earlier.tokenizer if earlier else "")
+        tokenizer=tokenizer_name(tokenizer, earlier.schema.tokenizer if earlier else "")
         if tokenizer is not None
         else "",
-        whitening=fingerprint(parts=[part.tolist() for part in whitening]) if whitening is not None else "",
+        whitening=named_projection(whitening) if whitening is not None else "",
+        encoder=encoder if whitening is not None else "",
+        vectors={name: each.column for name, each in carried.items()},
+        token_vectors=learnt[1] if learnt is not None else "",
     )
+    if earlier is not None:
+        todo = "name the same columns, tokenizer and vectors, or leave --like out"
+        schema.check_continues(earlier.schema, f"run {config.name}", those=str(like), todo=todo)
     made_of = {
         "run": config.name,
         "captionary": __version__,
@@ -136,11 +163,17 @@ def make_shards(
     with atomic_folder(out) as partial:
         with ShardWriter(partial, schema, made_of, shard_rows=shard_rows) as writer:
             lists = read_item_tokens(folder / "item_tokens.parquet")[1] if tokens else None
-            writer.items([_items(dataset, schema, lists, whitening, config.folder / "captions")])
+            writer.items([_items(dataset, schema, lists, whitening, carried, captions)])
+            rows.carried = {name: each for name, each in carried.items() if each.text is not None}
             for part, table in rows.in_time(partial / "sorting"):
                 writer.write(part, table)
         if whitening is not None:
-            np.savez(partial / "whitening.npz", mean=whitening.mean, components=whitening.components)
+            path = projection_path(partial)
+            np.savez(path, mean=whitening.mean, components=whitening.components)
+        for name, each in carried.items():
+            each.save(partial, name)
+        if learnt is not None:
+            learnt[0].save(partial / TOKEN_VECTORS)
     return open_shards(out)
 
 
@@ -169,6 +202,13 @@ class _Impressions:
         self.profiles = sorted(profiles.glob("*.parquet"))
         self.events = tuple(urllib.parse.unquote(path.stem) for path in self.profiles)
         self.profiled = profiled
+        self.carried: dict[str, RunVectors] = {}
+        """Vectors that impressions have."""
+
+    def training(self) -> Iterator[pa.Table]:
+        """user_id and timestamp of all training impressions, in the order of the files."""
+        for table in _batches(self.files, ["user_id", "timestamp", self.split]):
+            yield table.filter(pc.fill_null(pc.equal(table[self.split], "train"), False))
 
     def in_time(self, scratch: Path) -> Iterator[tuple[str, pa.Table]]:
         """(train or eval, impressions), each part in the order of time, rows of one time in that of the files."""
@@ -235,6 +275,9 @@ class _Impressions:
                 if self.profiled:
                     columns[f"token_ids.{event}"] = found["token_ids"]
                     columns[f"weights.{event}"] = found["weights"]
+            for name, each in self.carried.items():
+                assert each.text is not None
+                columns[f"vector.{name}"] = as_lists(each.values[each.text.rows(table)])
             whole = pa.table(columns)
             inside = pa.array(self.between.chosen(_times(whole)))
             for part in ("train", "eval"):
@@ -271,7 +314,12 @@ class _Profiles:
 
 
 def _items(
-    dataset: Dataset, schema: ShardSchema, tokens: Jagged | None, whitening: Whitening | None, captions: Path
+    dataset: Dataset,
+    schema: ShardSchema,
+    tokens: Jagged | None,
+    whitening: Whitening | None,
+    carried: Mapping[str, RunVectors],
+    captions: Path,
 ) -> pa.Table:
     """The catalogue with everything that a ranker reads of an item."""
     table = dataset.items(["item_id", *schema.item_categorical, *schema.item_numeric])
@@ -283,21 +331,21 @@ def _items(
     if whitening is not None:
         with np.load(captions / "vectors.npz") as stored:
             vectors = whitening.apply(stored["vectors"].astype(np.float32), stored["present"])
-        columns["visual"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        columns["visual"] = as_lists(vectors)
+    columns |= {
+        f"vector.{name}": as_lists(each.values) for name, each in carried.items() if each.text is None
+    }
     return pa.table(columns)
 
 
 def _whitening(
-    captions: Path, known: npt.NDArray[np.bool_], dimensions: int, like: Path | None
+    captions: Path, known: npt.NDArray[np.bool_], dimensions: int, earlier: Shards | None, encoder: str
 ) -> Whitening | None:
     """The projection of visual vectors: that of earlier shards, or fitted on training items; None without vectors."""
-    if like is not None:
-        if not (like / "whitening.npz").exists():
-            return None
-        with np.load(like / "whitening.npz") as stored:
-            return Whitening(stored["mean"], stored["components"])
     with np.load(captions / "vectors.npz") as stored:
         vectors, present = stored["vectors"].astype(np.float32), stored["present"]
+    if earlier is not None:
+        return earlier_projection(earlier, "", vectors.shape[1], encoder)
     fitted = known & present
     return Whitening.fit(vectors[fitted], dimensions) if fitted.any() else None
 

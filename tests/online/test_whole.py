@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from click.testing import CliRunner
 
 pytest.importorskip("litestar", reason="the service is a Litestar application")
@@ -19,7 +17,7 @@ pytest.importorskip("tea_tasting", reason="experiments are analysed with tea-tas
 
 from litestar.testing import TestClient
 from tests.online.uploads import picture
-from tests.understand.fake import FakeCaptioner
+from tests.tiny_run import copy_run, faked
 
 from captionary.commands.export import export
 from captionary.commands.ingest import ingest
@@ -35,7 +33,6 @@ from captionary.online.site import Site
 from captionary.pipeline import run
 from captionary.rank.served import ScoringRequest, ServingRanker
 from captionary.settings import load_run
-from captionary.world.settings import WorldConfig
 from captionary.world.traffic import SURFACES
 from captionary.world.users import DEVICES
 
@@ -55,24 +52,12 @@ def call(command: Any, *words: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run with rankers, two of them exported, and its store seeded."""
     root = tmp_path_factory.mktemp("whole")
-    said = {
-        "name": "tiny",
-        "data": {"world": dataclasses.asdict(WorldConfig.tiny())},
-        "runs": str(root / "runs"),
-        "visual_dimensions": 4,
-        "evidence": {"seeds": 1, "placebos": []},
-        "ranker": {"epochs": 1},
-        "workers": 1,
-    }
-    (root / "tiny.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(said, default=str))))
+    copy_run(tiny_run, root)
     (root / "serve.yaml").write_text(SERVE)
-    with pytest.MonkeyPatch.context() as patch:
-        fake = FakeCaptioner(vector_size=8)
-        patch.setattr("captionary.understand.captioner.load_captioner", lambda *_: fake)
-        run(load_run(root / "tiny.yaml"), "train")
+    with faked():
         call(export, root / "tiny.yaml", "--out", root / "exports/captions")
         call(export, root / "tiny.yaml", "--arm", "ids", "--out", root / "exports/ids")
         call(ingest, "seed", root / "tiny.yaml", *rankers(root)[:1])

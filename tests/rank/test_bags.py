@@ -33,13 +33,18 @@ def test_the_gradient_is_that_of_embedding_bag(sparse):
         assert sorted(ours.grad._indices()[0].tolist()) == [3, 5, 39]
 
 
-def test_on_an_accelerator_the_gradient_is_pooled_over_the_transposed_lists():
+@pytest.mark.parametrize("sparse", [False, True])
+def test_on_an_accelerator_the_gradient_is_pooled_over_the_transposed_lists(sparse):
     given = lists()
     out = torch.randn(3, 4)
     expected = torch.zeros(8, 4)
     for token, row, weight in ((7, 0, 0.5), (3, 0, 2.0), (5, 2, 1.0), (7, 2, 0.25)):
         expected[token] += weight * out[row]
-    torch.testing.assert_close(_transposed(out, 8, *given), expected)
+    found = _transposed(out, (8, 4), *given, sparse=sparse)
+    torch.testing.assert_close(found.to_dense(), expected)
+    if sparse:
+        assert found.is_coalesced()
+        assert found.indices()[0].tolist() == [3, 5, 7]
 
 
 def test_gathered_rows_give_their_gradients_back():

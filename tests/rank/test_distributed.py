@@ -60,7 +60,7 @@ def shards(tmp_path_factory):
 
 @pytest.fixture
 def team():
-    with processes() as alone:
+    with processes("cpu") as alone:
         yield alone
 
 
@@ -75,7 +75,7 @@ from captionary.rank.processes import processes
 from captionary.rank.shards import open_shards
 torch.set_num_threads(1)
 said = json.loads(sys.argv[3])
-with processes() as team:
+with processes("cpu") as team:
     fit_distributed(
         open_shards(Path(sys.argv[1])), Path(sys.argv[2]), from_mapping(FitConfig, said, where="the test"), 5,
         team=team, reading="all", placement={"user": "row_wise", "item": "table_wise", "token": "row_wise"},

@@ -17,9 +17,9 @@ from tests.rank.tiny_fit import CONFIG, RANKER, train_in_process
 from tests.rank.tiny_shards import HOUR, impressions, tiny_schema, write_shards
 
 from captionary.errors import CaptionaryError
-from captionary.rank.fit import Trainer, fit, latest
+from captionary.rank.fit import Trainer, fit
 from captionary.rank.fit_settings import FitConfig, OptimizerConfig, StreamFeatures
-from captionary.rank.state import checkpoints, load_checkpoint, prune, save_checkpoint
+from captionary.rank.state import checkpoints, latest, load_checkpoint, prune, save_checkpoint
 
 STEPS = 2 * 24
 

@@ -11,6 +11,7 @@ from captionary.rank.artefact import ItemFeatures
 from captionary.rank.calibration import Calibration, TaskCalibration
 from captionary.rank.data import DenseVectors
 from captionary.rank.features import FeatureSet
+from captionary.rank.folding import Served
 from captionary.rank.served import ServingRanker
 from captionary.rank.train import predict
 from captionary.represent.jagged import Jagged
@@ -28,6 +29,8 @@ CONFIGS = [
     {"profile_pooling": "sum", "token_pooling": "sum"},
     {"token_table": "hash", "hash_components": 8},
     {"bottom": (), "biases": False},
+    {"interaction": "dot", "embedding_dim": 64, "top": (128,)},
+    {"towers": "mmoe", "embedding_dim": 64, "top": (96,)},
 ]
 
 
@@ -43,6 +46,14 @@ def test_scores_are_those_of_the_ranker(config, item_numeric):
             found = served.score(request(raw, row, CANDIDATES))
             assert found.dtype == np.float32
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sizes", "by_pairs"), [({}, False), ({"embedding_dim": 64, "top": (128,)}, True)])
+def test_dot_products_are_made_where_that_multiplies_less(sizes, by_pairs):
+    """8 pairs of request and item fields: 8 · (64 · 4 + 128) against 64 · 4 · 128 multiplications a candidate."""
+    raw = raw_data()
+    served = Served(shaken(raw, **sizes), frozenset())
+    assert served.by_pairs == by_pairs
 
 
 @pytest.fixture(scope="module")

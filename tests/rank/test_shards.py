@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.rank.tiny_shards import EVENTS, catalogue, impressions, tiny_schema, write_shards
+from tests.rank.tiny_shards import EVENTS, VECTORS, catalogue, impressions, tiny_schema, write_shards
 
 from captionary.errors import CaptionaryError
 from captionary.rank.shards import open_shards
@@ -53,6 +54,85 @@ def test_a_row_group_holds_each_list_once(shards):
     for group in shards.groups("train"):
         said = list(zip(*(part.to_pylist() for part in group.lists.to_arrow()), strict=True))
         assert len({str(each) for each in said}) == len(said) < 2 * len(group.table)
+
+
+@pytest.fixture
+def rich(tmp_path, table):
+    return write_shards(tmp_path / "rich", table, schema=tiny_schema(vectors=VECTORS))
+
+
+def test_vectors_of_impressions_are_read_as_they_were_and_kept_once(rich, table):
+    groups = list(rich.groups("train"))
+    found = [g.vectors["user.text"][g.table["vector.user.text"].to_numpy()] for g in groups]
+    expected = table["vector.user.text"].combine_chunks().flatten().to_numpy().reshape(-1, 4)
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    for group in groups:
+        kept = group.vectors["user.text"]
+        assert len(np.unique(kept, axis=0)) == len(kept) < len(group.table) / 2
+    part = next(rich.groups("train", 250, 290))
+    numbers = part.table["vector.user.text"].to_numpy()
+    np.testing.assert_array_equal(part.vectors["user.text"][numbers], expected[250:290])
+    assert next(rich.groups(columns=["user_id"])).vectors == {}
+
+
+def test_vectors_of_items_are_kept_with_the_items(rich):
+    expected = (
+        catalogue(60, rich.schema)["vector.caption"].combine_chunks().flatten().to_numpy().reshape(-1, 3)
+    )
+    np.testing.assert_array_equal(rich.items().vectors["caption"], expected)
+    assert "vector.caption" not in rich.schema.columns
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([1.0, 2.0, 3.0], "vector.user.text == 3 numbers, must be 4 finite numbers each; .*; row 7, train"),
+        (
+            [1.0, 2.0, 3.0, float("nan")],
+            "vector.user.text == NaN or infinite, must be 4 finite .*; row 7, train",
+        ),
+        (None, "vector.user.text == 0 numbers, must be 4 finite"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_not_written(tmp_path, table, value, words):
+    place, column = table.column_names.index("vector.user.text"), table["vector.user.text"].to_pylist()
+    column[7] = value
+    changed = table.set_column(place, "vector.user.text", pa.array(column, pa.list_(pa.float32())))
+    with pytest.raises(CaptionaryError, match=words):
+        write_shards(tmp_path / "shards", changed, schema=tiny_schema(vectors=VECTORS))
+    assert not (tmp_path / "shards").exists()
+
+
+def test_vectors_that_are_not_what_the_folder_says(rich):
+    def narrow(table, name):
+        cut = pa.array([row[:2] for row in table[name].to_pylist()])
+        return table.set_column(table.column_names.index(name), name, cut)
+
+    stored = "vectors/user.text/train-00000.parquet"
+    whole = pq.ParquetFile(rich.root / stored)
+    sizes = [whole.metadata.row_group(k).num_rows for k in range(whole.num_row_groups)]
+    assert len(sizes) == 3
+    kept = (rich.root / stored).read_bytes()
+    spoil(rich, lambda t: narrow(t, "vector"), stored)
+    with pytest.raises(
+        CaptionaryError, match=r"vector.user.text == 2 numbers, must be 4 finite.*row group 0"
+    ):
+        list(rich.groups("train"))
+    (rich.root / stored).write_bytes(kept)
+    spoil(rich, lambda t: t.slice(0, 1), stored)
+    with pytest.raises(CaptionaryError, match=r"vector.user.text == \d+, must be 0 to 0; .*row group 0"):
+        list(rich.groups("train"))
+    spoil(rich, lambda t: t.rename_columns(["vectors"]), stored)
+    with pytest.raises(CaptionaryError, match=r"columns of vectors == .*, must be vector"):
+        list(rich.groups("train"))
+    (rich.root / stored).unlink()
+    with pytest.raises(CaptionaryError, match=r"user.text/train-00000.parquet, must be readable Parquet"):
+        list(rich.groups("train"))
+    spoil(rich, lambda t: narrow(t, "vector.caption"), "items.parquet")
+    with pytest.raises(
+        CaptionaryError, match=r"vector.caption == 2 numbers, must be 3 finite.*items.parquet"
+    ):
+        rich.items()
 
 
 def test_any_rows_can_be_read_alone(shards, table):
@@ -164,3 +244,23 @@ def test_what_a_ranker_can_go_on_with():
         tiny_schema(context_categorical=("tab", "device")).check_continues(before, "here")
     with pytest.raises(CaptionaryError, match="tokenizer == other, must be 'words'"):
         tiny_schema(tokenizer="other").check_continues(before, "here")
+
+
+def test_vectors_may_be_added_but_not_be_others():
+    before = tiny_schema(vectors=VECTORS)
+    before.check_continues(tiny_schema(), "here")
+    tiny_schema(vectors=dict(reversed(VECTORS.items())), token_vectors="w").check_continues(before, "here")
+    with pytest.raises(
+        CaptionaryError,
+        match=r"vectors == none, must be with caption among them, as in the shards .*; here; make",
+    ):
+        tiny_schema().check_continues(before, "here")
+    for part, value, words in (
+        ("width", 8, "width of vectors caption == 8, must be 3"),
+        ("encoder", "other", "encoder of vectors caption == other, must be 'e'"),
+        ("projection", "other", "projection of vectors caption == other, must be 'p'"),
+        ("of", "impression", "of of vectors caption == impression, must be 'item'"),
+    ):
+        changed = {**VECTORS, "caption": dataclasses.replace(VECTORS["caption"], **{part: value})}
+        with pytest.raises(CaptionaryError, match=words):
+            tiny_schema(vectors=changed).check_continues(before, "here")

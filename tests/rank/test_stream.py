@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tests.rank.tiny_shards import impressions, tiny_schema, write_shards
+from tests.rank.tiny_shards import VECTORS, impressions, tiny_schema, write_shards
 
 from captionary.errors import CaptionaryError
 from captionary.rank.fit_settings import FitConfig, StreamFeatures
+from captionary.rank.portions import Portion, portions
 from captionary.rank.scan import scan, schema_of
 from captionary.rank.stream import Block, Encoder, Order, batches, prefetched
 
@@ -22,7 +23,9 @@ def small_blocks(monkeypatch):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     table = impressions(1500, range(30), range(60))
-    return write_shards(tmp_path_factory.mktemp("stream") / "shards", table)
+    return write_shards(
+        tmp_path_factory.mktemp("stream") / "shards", table, schema=tiny_schema(vectors=VECTORS)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,10 @@ def same(one, other):
         *zip(first.profiles, second.profiles, strict=True),
     ]
     flat.append((first.profile_place, second.profile_place))
+    assert list(first.vectors) == list(second.vectors)
+    flat += [
+        each for name, one in first.vectors.items() for each in zip(one, second.vectors[name], strict=True)
+    ]
     return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in flat)
 
 
@@ -71,6 +78,16 @@ def test_any_batch_can_be_the_first(encoder):
         rest = list(batches(encoder, ORDER, 1, first=first))
         assert len(rest) == len(whole) - first
         assert all(same(one, other) for one, other in zip(rest, whole[first:], strict=True))
+
+
+def test_vectors_go_to_the_process_that_has_the_row(encoder):
+    """Two processes that read everything: their parts of a batch, one after the other, are the batch."""
+    whole = list(batches(encoder, ORDER, 0))
+    parts = [list(portions(encoder, ORDER, Portion(rank, 2, "all"), 0, 1500)) for rank in (0, 1)]
+    for (batch, _), *halves in zip(whole, *parts, strict=True):
+        for name, (vectors, which) in batch.vectors.items():
+            found = [half.vectors[name] for half, _ in halves]
+            assert torch.equal(torch.cat([values[at] for values, at in found]), vectors[which])
 
 
 def test_rows_of_a_user_stay_together(encoder):
@@ -104,6 +121,13 @@ def test_a_batch_is_what_its_rows_say(encoder, shards):
         [group.lists.row(each).tolist() for each in row] for row in zip(*numbers, strict=True)
     ]
     assert len(batch.profiles.offsets) - 1 == len({each for event in numbers for each in event})
+    assert list(batch.vectors) == ["caption", "user.text"]
+    vectors, which = batch.vectors["caption"]
+    np.testing.assert_array_equal(vectors[which], items.vectors["caption"][rows])
+    vectors, which = batch.vectors["user.text"]
+    numbers = table["vector.user.text"].to_numpy()
+    np.testing.assert_array_equal(vectors[which], group.vectors["user.text"][numbers])
+    assert len(vectors) == len(set(numbers.tolist())) < 50
     numbers = table["context.hour"].to_numpy()
     assert np.isnan(numbers).any()
     expected = np.nan_to_num((numbers - encoder.mean[0]) / encoder.scale[0])
@@ -120,10 +144,12 @@ def test_shares_of_ids_are_shown_as_unseen(encoder):
 
 
 def test_features_can_be_left_out(shards):
-    bare = encoder_of(shards, FitConfig(features=StreamFeatures(visual=False, tokens=False, profiles=False)))
+    without = StreamFeatures(visual=False, tokens=False, profiles=False, vectors=False)
+    bare = encoder_of(shards, FitConfig(features=without))
     batch, _ = next(batches(bare, ORDER, 0))
     assert (batch.visual, batch.tokens, batch.profiles, batch.profile_place) == (None,) * 4
     assert bare.schema.vocabulary == 0
+    assert bare.schema.vectors == batch.vectors == {}
 
 
 def test_moments_are_those_of_all_rows(encoder, shards):
@@ -149,6 +175,9 @@ def test_joined_blocks_take_like_one(encoder, shards):
     assert torch.equal(one.ids["user"], other.ids["user"])
     assert torch.equal(labels.nan_to_num(), expected.nan_to_num())
     assert listed(one) == listed(other)
+    for name, (vectors, which) in one.vectors.items():
+        expected, place = other.vectors[name]
+        assert torch.equal(vectors[which], expected[place])
 
 
 def listed(batch):

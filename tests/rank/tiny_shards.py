@@ -8,13 +8,20 @@ import numpy as np
 import pyarrow as pa
 
 from captionary.publish import atomic_folder
+from captionary.rank.shard_schema import VectorColumn
 from captionary.rank.shard_writer import ShardWriter
-from captionary.rank.shards import Shards, ShardSchema, open_shards
+from captionary.rank.shards import TOKEN_VECTORS, Shards, ShardSchema, open_shards
 from captionary.represent.jagged import Jagged
+from captionary.represent.vectors import TokenVectors
 
 TOKENS, WIDTH = 20, 6
 EVENTS = ("like", "share")
 HOUR = 3_600_000_000
+VECTORS = {
+    "caption": VectorColumn(width=3, of="item", encoder="e", projection="p"),
+    "user.text": VectorColumn(width=4, of="impression", encoder="e", projection="q"),
+}
+"""For `tiny_schema(vectors=VECTORS)`."""
 
 
 def tiny_schema(**changes) -> ShardSchema:
@@ -48,11 +55,17 @@ def catalogue(items: int, schema: ShardSchema) -> pa.Table:
     columns["visual"] = pa.FixedSizeListArray.from_arrays(
         rng.normal(size=items * WIDTH).astype(np.float32), WIDTH
     )
+    for name in schema.vectors_of("item"):
+        width = schema.vectors[name].width
+        columns[f"vector.{name}"] = pa.FixedSizeListArray.from_arrays(
+            rng.normal(size=items * width).astype(np.float32), width
+        )
     return pa.table(columns)
 
 
 def impressions(rows: int, users: range, items: range, *, seed: int = 0, begins: int = 0) -> pa.Table:
-    """A user's profile list changes now and then; one hour in twenty and one label in ten are not known."""
+    """A user's lists and vector change now and then, every third user has no vector; one hour in twenty and one label
+    in ten are not known."""
     rng = np.random.default_rng(seed)
     user, item = rng.choice(users, rows), rng.choice(items, rows)
     times = begins + np.sort(rng.integers(0, 24 * HOUR, rows))
@@ -77,6 +90,8 @@ def impressions(rows: int, users: range, items: range, *, seed: int = 0, begins:
         columns[f"token_ids.{event}"], columns[f"weights.{event}"] = packed._replace(
             weights=weights
         ).to_arrow()
+    said = np.stack([np.sin(user * k + version) for k in range(1, 5)], axis=1) * (user % 3 > 0)[:, None]
+    columns["vector.user.text"] = pa.FixedSizeListArray.from_arrays(said.astype(np.float32).reshape(-1), 4)
     return pa.table(columns)
 
 
@@ -87,6 +102,7 @@ def write_shards(
     *,
     items: int = 60,
     schema: ShardSchema | None = None,
+    token_vectors: TokenVectors | None = None,
     group_rows: int = 300,
     shard_rows: int = 900,
 ) -> Shards:
@@ -99,4 +115,6 @@ def write_shards(
         writer.write("train", train)
         if held is not None:
             writer.write("eval", held)
+        if token_vectors is not None:
+            token_vectors.save(partial / TOKEN_VECTORS)
     return open_shards(folder)

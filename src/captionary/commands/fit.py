@@ -27,6 +27,13 @@ _PATH = click.Path(path_type=Path)
     "--from", "start", type=_PATH, help="A checkpoint, or the --out of an earlier training, to go on from."
 )
 @click.option("--epochs", type=int, help="Passes over the shards; in place of the config's.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="What to train on; auto: CUDA where it is there.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is random.")
 @click.option("--threads", type=int, default=0, help="CPU threads of torch; default: its choice.")
 @click.option("--tensorboard", is_flag=True, help="Also write scalars for TensorBoard.")
@@ -41,6 +48,7 @@ def fit(
     config: Path | None,
     start: Path | None,
     epochs: int | None,
+    device: str,
     seed: int,
     threads: int,
     tensorboard: bool,
@@ -52,14 +60,16 @@ def fit(
     """
     import torch
 
+    from captionary.rank.devices import choose_device
     from captionary.rank.fit import fit as run
     from captionary.rank.shards import open_shards
 
     if threads:
         torch.set_num_threads(threads)
+    where = choose_device(device)
     chosen = _config(config, start, epochs, tensorboard)
     opened = open_shards(shards)
-    fitted = run(opened, out, chosen, seed, start=start, say=_say)
+    fitted = run(opened, out, chosen, seed, start=start, device=where, say=_say)
     if math.isnan(fitted.samples_per_second):
         click.echo("nothing to do: this training is finished")
     else:
@@ -82,14 +92,13 @@ def _config(config: Path | None, start: Path | None, epochs: int | None, tensorb
     """What the file says; without one, what the earlier training was done with."""
     import dataclasses
 
-    from captionary.rank.fit import latest
     from captionary.rank.fit_settings import FitConfig, load_fit
-    from captionary.rank.state import load_checkpoint
+    from captionary.rank.state import latest, read_said
 
     if config is not None:
         chosen = load_fit(config)
     else:
-        chosen = load_checkpoint(latest(start)).config if start is not None else FitConfig()
+        chosen = read_said(latest(start)).config if start is not None else FitConfig()
     if epochs is not None:
         chosen = dataclasses.replace(chosen, ranker=dataclasses.replace(chosen.ranker, epochs=epochs))
     if tensorboard:

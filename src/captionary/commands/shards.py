@@ -19,6 +19,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", type=_PATH, required=True, help="The folder of shards.")
 @click.option("--tokens", metavar="LETTER", help="The tokenizer, or none; default: the first.")
 @click.option("--no-visual", is_flag=True, help="Leave the items' visual vectors out.")
+@click.option(
+    "--vectors",
+    metavar="KIND",
+    multiple=True,
+    help="sentence, profile_text or word2vec, of those the run was made with; repeatable. Default: those of --like.",
+)
 @click.option("--since", metavar="TIME", help="Only impressions from then on, as 2025-01-31T00:00:00+00:00.")
 @click.option("--until", metavar="TIME", help="Only impressions before then.")
 @click.option("--like", type=_PATH, help="Earlier shards: a ranker trained on them can go on with these.")
@@ -28,6 +34,7 @@ def shards(
     out: Path,
     tokens: str | None,
     no_visual: bool,
+    vectors: tuple[str, ...],
     since: str | None,
     until: str | None,
     like: Path | None,
@@ -43,6 +50,7 @@ def shards(
         letter=None if tokens == "none" else tokens,
         tokens=tokens != "none",
         visual=not no_visual,
+        vectors=vectors or None,
         between=Between(_moment("--since", since), _moment("--until", until)),
         like=like,
         shard_rows=shard_rows,

@@ -24,6 +24,19 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--config", type=_PATH, help="torchrec: YAML with ranker, optimizer, features, stream, as of fit."
 )
+@click.option(
+    "--from",
+    "start",
+    type=_PATH,
+    help="torchrec: a checkpoint, or the --out of an earlier training, of fit or of train, to go on from.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="torchrec: what to train on; auto: CUDA where it is there, a GPU for each process of a machine.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="torchrec: of all that is random.")
 @click.option(
     "--threads", type=int, default=0, help="torchrec: CPU threads of each process; default: torch's choice."
@@ -46,6 +59,8 @@ def train(
     backend: str | None,
     out: Path | None,
     config: Path | None,
+    start: Path | None,
+    device: str,
     seed: int,
     threads: int,
     place: tuple[str, ...],
@@ -72,14 +87,18 @@ def train(
     from captionary.rank.fit_settings import FitConfig, load_fit
     from captionary.rank.processes import processes
     from captionary.rank.shards import open_shards
+    from captionary.rank.state import latest, read_said
 
     if threads:
         torch.set_num_threads(threads)
-    chosen = load_fit(config) if config is not None else FitConfig()
+    if config is not None:
+        chosen = load_fit(config)
+    else:
+        chosen = read_said(latest(start)).config if start is not None else FitConfig()
     opened, placement = open_shards(source), _placement(place)
-    with processes() as team:
+    with processes(device) as team:
         fitted = fit_distributed(
-            opened, out, chosen, seed, team=team, reading=read, placement=placement, say=_say
+            opened, out, chosen, seed, team=team, start=start, reading=read, placement=placement, say=_say
         )
         if team.rank:
             return
@@ -100,8 +119,9 @@ def checkpoint() -> None:
 def gather(folder: Path, out: Path) -> None:
     """Make one process's checkpoint of FOLDER, which `captionary train --backend torchrec` wrote."""
     from captionary.rank.sharded_state import gather_checkpoint
+    from captionary.rank.state import latest
 
-    gather_checkpoint(_last(folder), out)
+    gather_checkpoint(latest(folder), out)
     click.echo(f"checkpoint: {out}")
 
 
@@ -111,16 +131,10 @@ def gather(folder: Path, out: Path) -> None:
 def scatter(folder: Path, out: Path) -> None:
     """Make of FOLDER, which `captionary fit` wrote, a checkpoint that any number of processes can load."""
     from captionary.rank.sharded_state import scatter_checkpoint
-    from captionary.rank.state import load_checkpoint
+    from captionary.rank.state import latest, load_checkpoint
 
-    scatter_checkpoint(load_checkpoint(_last(folder)), out)
+    scatter_checkpoint(load_checkpoint(latest(folder)), out)
     click.echo(f"checkpoint: {out}")
-
-
-def _last(folder: Path) -> Path:
-    from captionary.rank.fit import latest
-
-    return latest(folder)
 
 
 def _placement(place: tuple[str, ...]) -> dict[str, str]:

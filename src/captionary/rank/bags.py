@@ -91,7 +91,8 @@ class _Pool(torch.autograd.Function):
         values, offsets, weights = ctx.saved_tensors
         grad = grads[0].contiguous()
         if grad.device.type != "cpu":
-            return _transposed(grad, ctx.shape[0], values, offsets, weights), None, None, None, None
+            by_table = _transposed(grad, ctx.shape, values, offsets, weights, sparse=ctx.sparse)
+            return by_table, None, None, None, None
 
         def add(values: Tensor, into: Tensor) -> None:
             kernels.add_lists(*_arrays(grad, values, offsets, weights, into))
@@ -178,16 +179,24 @@ def _by_table(
     return torch.sparse_coo_tensor(index, summed, shape, check_invariants=False)
 
 
-def _transposed(grad: Tensor, rows: int, values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+def _transposed(
+    grad: Tensor, shape: tuple[int, int], values: Tensor, offsets: Tensor, weights: Tensor, *, sparse: bool
+) -> Tensor:
     """The gradient by the fast forward kernel, over the transposed lists: for each token, the lists that hold it."""
     owners = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=values.device), offsets.diff())
-    order = torch.sort(values, stable=True).indices
-    ends = F.pad(torch.bincount(values, minlength=rows).cumsum(0), (1, 0))
-    return F.embedding_bag(
+    ordered, order = torch.sort(values, stable=True)
+    if sparse:
+        tokens, counts = torch.unique_consecutive(ordered, return_counts=True)
+    else:
+        tokens, counts = None, torch.bincount(values, minlength=shape[0])
+    summed = F.embedding_bag(
         owners[order],
         grad,
-        ends,
+        F.pad(counts.cumsum(0), (1, 0)),
         mode="sum",
         per_sample_weights=weights[order],
         include_last_offset=True,
     )
+    if tokens is None:
+        return summed
+    return torch.sparse_coo_tensor(tokens[None], summed, shape, check_invariants=False, is_coalesced=True)

@@ -31,7 +31,7 @@ from captionary.rank.model import Ranker
 from captionary.rank.settings import RankerConfig
 from captionary.rank.vocabulary import Vocabulary
 
-__all__ = ["load_ranker", "load_vocabularies", "save_ranker"]
+__all__ = ["load_ranker", "load_vocabularies", "read_config", "save_ranker"]
 
 _BEFORE = {"profile_fields": "all"}
 """How rankers were before a setting was there, where that is not its default now."""
@@ -51,7 +51,7 @@ def save_ranker(model: Ranker, folder: Path, vocabularies: Mapping[str, Vocabula
     Raises:
         CaptionaryError: `folder` cannot be written, its disk is full, or it holds files of another maker.
     """
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     written = save(tensors)
     said = {
         "config": to_mapping(model.config),
@@ -82,15 +82,8 @@ def load_ranker(folder: Path) -> Ranker:
     Raises:
         CaptionaryError: a file is missing or damaged, is of a later version, or the weights do not fit the config.
     """
-    path = folder / _CONFIG
-    said = _read(path)
-    try:
-        config = from_mapping(RankerConfig, {**_BEFORE, **said["config"]}, where=str(path))
-        schema = from_mapping(Schema, said["schema"], where=str(path))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, "a config written by save_ranker", error) from None
-    except CaptionaryError as error:
-        raise CaptionaryError(f"{error}; or the ranker was saved by a later captionary") from None
+    config, schema = read_config(folder)
+    said = _read(folder / _CONFIG)
     model = Ranker(config, schema, seed=0)
     path = folder / _WEIGHTS
     try:
@@ -105,6 +98,24 @@ def load_ranker(folder: Path) -> Ranker:
         model.calibration = from_mapping(Calibration, _read(path), where=str(path))
     torch.nn.Module.eval(model)
     return model
+
+
+def read_config(folder: Path) -> tuple[RankerConfig, Schema]:
+    """Config and schema of what `save_ranker` wrote.
+
+    Raises:
+        CaptionaryError: the file is missing or damaged, or of a later version.
+    """
+    path = folder / _CONFIG
+    said = _read(path)
+    try:
+        config = from_mapping(RankerConfig, {**_BEFORE, **said["config"]}, where=str(path))
+        schema = from_mapping(Schema, said["schema"], where=str(path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, "a config written by save_ranker", error) from None
+    except CaptionaryError as error:
+        raise CaptionaryError(f"{error}; or the ranker was saved by a later captionary") from None
+    return config, schema
 
 
 def load_vocabularies(folder: Path) -> dict[str, Vocabulary]:

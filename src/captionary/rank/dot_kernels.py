@@ -25,8 +25,6 @@ def dot_pairs(fields: Tensor, pairs: Tensor) -> Tensor:
         fields: [B, F, D].
         pairs: i F + j of each pair.
     """
-    if fields.device.type != "cpu" or fields.dtype != torch.float32:
-        return torch.bmm(fields, fields.transpose(1, 2)).flatten(1)[:, pairs]
     dots: Tensor = _DotPairs.apply(fields, pairs)
     return dots
 
@@ -40,9 +38,9 @@ class _DotPairs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         fields, pairs = ctx.saved_tensors
-        if (
-            torch.is_grad_enabled()
-        ):  # a gradient of the gradient is wanted, such as explanations are checked by
+        compiled_for = fields.device.type == "cpu" and fields.dtype == torch.float32
+        # a gradient of the gradient may be wanted, such as explanations are checked by
+        if torch.is_grad_enabled() or not compiled_for:
             count = fields.shape[1]
             whole = grads[0].new_zeros(len(fields), count * count).index_copy(1, pairs, grads[0])
             whole = whole.view(-1, count, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from captionary.rank.vocabulary import Vocabulary
 from captionary.represent.jagged import Jagged
 from captionary.represent.vectors import Whitening
 
-__all__ = ["Exported", "RawKeys", "artefact_of", "export_ranker"]
+__all__ = ["Exported", "RawKeys", "artefact_of", "export_ranker", "fold_items", "write_export"]
 
 Ints = npt.NDArray[np.int64]
 _CHUNK = 8192  # items that are folded together
@@ -86,8 +86,17 @@ def export_ranker(
         CaptionaryError: data that the ranker was not made for, keys that do not fit, a folder that cannot be written.
     """
     parts = artefact_of(ranker, data, features, keys, whitening=whitening, provenance=provenance)
+    return write_export(parts, out)
+
+
+def write_export(parts: Artefact, out: Path) -> Exported:
+    """Write an artefact, and say what it is.
+
+    Raises:
+        CaptionaryError: see `captionary.rank.artefact.write_artefact`.
+    """
     version = write_artefact(parts, out)
-    folds = Served(ranker, parts.item_vectors).folds
+    folds = Served(parts.ranker, parts.item_vectors).folds
     return Exported(Path(out), version, len(parts.rows) - 1, 4 * parts.rows.shape[1], folds)
 
 
@@ -104,15 +113,7 @@ def artefact_of(
     ranker.schema.check_accepts(Schema.of(data, features))
     ranker = ranker.eval()
     of_items = frozenset(name for name in features.vectors if data.vectors[name].row is None)
-    served = Served(ranker, of_items)
-    for name, parameter in ranker.named_parameters():
-        if not parameter.isfinite().all():
-            raise bad_value("weights", name, "finite", where="the ranker", todo="train it again")
     ids = keys.items if isinstance(keys.items, pa.Array | pa.ChunkedArray) else pa.array(keys.items)
-    distinct = pc.count_distinct(ids).as_py()
-    if distinct != len(data.item_id) or len(ids) != distinct or ids.null_count:
-        raise bad_value("item ids", f"{distinct} distinct", f"{len(data.item_id)}, unique and not null")
-    whole = Vocabulary.fit(ids)
     lookups = {"user": _lookup("user", keys.users, data.user, data)}
     lookups["item"] = _lookup("item", ids, data.item_id, data)
     for kind, raw, indices in (
@@ -123,21 +124,57 @@ def artefact_of(
             if name not in raw:
                 raise bad_value(f"raw values of {kind} column {name}", "absent", "given")
             lookups[f"{kind}.{name}"] = _lookup(f"{kind}.{name}", raw[name], index, data)
-    rows = np.empty((1 + len(data.item_id), served.row_width), np.float32)
-    rows[:1] = served.fold(_unseen(ranker.schema, of_items)).numpy()
-    for start in range(0, len(data.item_id), _CHUNK):
-        chosen = np.arange(start, min(start + _CHUNK, len(data.item_id)))
-        rows[1 + chosen] = served.fold(_inputs(chosen, ranker, data, features, of_items)).numpy()
+    rows, item_rows = fold_items(
+        ranker,
+        of_items,
+        ids,
+        len(data.item_id),
+        lambda chosen: _inputs(chosen, ranker, data, features, of_items),
+    )
     return Artefact(
         ranker=ranker,
         rows=rows,
-        item_rows=Lookup(whole, "item"),
+        item_rows=item_rows,
         lookups=lookups,
         item_vectors=of_items,
         whitening=whitening if ranker.schema.visual else None,
         tokens=data.item_tokens[features.tokens] if features.tokens else None,
         provenance=provenance or {},
     )
+
+
+def fold_items(
+    ranker: Ranker,
+    of_items: frozenset[str],
+    ids: pa.Array | pa.ChunkedArray,
+    count: int,
+    inputs: Callable[[Ints], ItemInputs],
+) -> tuple[npt.NDArray[np.float32], Lookup]:
+    """(rows [1 + I, R], that of an unseen item first; which of them each raw id has).
+
+    Args:
+        ranker: in evaluation mode.
+        of_items: its dense vectors that belong to items.
+        ids: raw ids of the items [I].
+        count: I.
+        inputs: the content of some of them, by their place in `ids`.
+
+    Raises:
+        CaptionaryError: weights that are not finite; ids that are not unique, or null.
+    """
+    for name, parameter in ranker.named_parameters():
+        if not parameter.isfinite().all():
+            raise bad_value("weights", name, "finite", where="the ranker", todo="train it again")
+    distinct = pc.count_distinct(ids).as_py()
+    if distinct != count or len(ids) != distinct or ids.null_count:
+        raise bad_value("item ids", f"{distinct} distinct", f"{count}, unique and not null")
+    served = Served(ranker, of_items)
+    rows = np.empty((1 + count, served.row_width), np.float32)
+    rows[:1] = served.fold(_unseen(ranker.schema, of_items)).numpy()
+    for start in range(0, count, _CHUNK):
+        chosen = np.arange(start, min(start + _CHUNK, count))
+        rows[1 + chosen] = served.fold(inputs(chosen)).numpy()
+    return rows, Lookup(Vocabulary.fit(ids), "item")
 
 
 def _lookup(name: str, raw: Any, index: Ints, data: RankingData) -> Lookup:

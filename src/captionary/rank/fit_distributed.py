@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from captionary.config import to_mapping
 from captionary.errors import bad_value
+from captionary.rank.course import check_same, run
 from captionary.rank.distributed import DistributedTrainer
 from captionary.rank.fit_settings import FitConfig
 from captionary.rank.processes import Processes
-from captionary.rank.sharded_state import is_sharded, read_about
+from captionary.rank.sharded_state import is_sharded
 from captionary.rank.shards import Shards
-from captionary.rank.state import checkpoint_folder, checkpoints, clean, prune
-from captionary.rank.training_log import TrainingLog
+from captionary.rank.state import checkpoint_folder, checkpoints, clean, latest, prune, read_said
 
 __all__ = ["FittedParts", "fit_distributed"]
 
@@ -40,6 +36,7 @@ def fit_distributed(
     seed: int = 0,
     *,
     team: Processes,
+    start: Path | None = None,
     reading: str = "own",
     placement: Mapping[str, str] | None = None,
     say: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -52,6 +49,8 @@ def fit_distributed(
         config: of ranker, optimizers and stream.
         seed: of all that is random.
         team: the processes, see `processes`.
+        start: a checkpoint, or the folder of a training whose last one is taken, to begin with: of one process or of
+            many.
         reading: `own` impressions, or `all` of them, see `captionary.rank.portions`.
         placement: table → table_wise or row_wise; the planner chooses for the others.
         say: is given every line of the log, in the first process.
@@ -59,68 +58,40 @@ def fit_distributed(
     Raises:
         CaptionaryError: another training is in `out`; see `DistributedTrainer`.
     """
+    earlier = Path(team.first(str(latest(start)))) if start is not None else None
     identity = {
         "shards": shards.fingerprint,
         "seed": seed,
-        "start": None,
+        "start": None if earlier is None else read_said(earlier).named,
         "processes": team.world,
         "reading": reading,
     }
     if team.rank == 0:
         clean(out)
     kept = team.first([str(path) for path in checkpoints(out)])
-    resumed = Path(kept[-1]) if kept else None
+    resumed, log_bytes = Path(kept[-1]) if kept else None, 0
     if resumed is not None:
-        _check_same(resumed, identity, config, out)
+        if not is_sharded(resumed):
+            rule = "a folder without checkpoints of one process"
+            raise bad_value("out", str(out), rule, where=str(resumed), todo="choose another --out")
+        said = read_said(resumed)
+        check_same(said.identity, said.config, identity, config, out)
+        log_bytes = said.progress.log_bytes
     trainer = DistributedTrainer(
-        shards, config, seed, team, resumed=resumed, reading=reading, placement=placement
+        shards,
+        config,
+        seed,
+        team,
+        resumed=resumed,
+        start=earlier if resumed is None else None,
+        reading=reading,
+        placement=placement,
     )
-    stream = config.stream
-    position = read_about(resumed)[0]["progress"].log_bytes if resumed is not None else 0
-    rows, clock, seconds, whole = 0, time.perf_counter(), 0.0, 0
-    board = out / "tensorboard" if stream.tensorboard else None
-    opened = TrainingLog(out / "log.jsonl", position=position, tensorboard=board, step=trainer.done)
-    with opened if team.rank == 0 else nullcontext() as log:
-        for count in trainer.train():
-            rows += count
-            last = trainer.done == trainer.steps
-            if trainer.done % stream.log_steps == 0 or last:
-                passed = time.perf_counter() - clock
-                line = {
-                    "rows": trainer.seen,
-                    "loss": trainer.mean_loss(),
-                    "samples_per_second": rows / passed,
-                }
-                if log is not None:
-                    log.write(trainer.done, line | {"learning_rate_factor": trainer.factor})
-                    say({"step": trainer.done, "steps": trainer.steps, **line})
-                seconds, whole = seconds + passed, whole + rows
-                rows, clock = 0, time.perf_counter()
-            if trainer.done % stream.checkpoint_steps == 0 or last:
-                paused = time.perf_counter()
-                folder = checkpoint_folder(out, trainer.done)
-                trainer.save(folder, identity, log.position if log is not None else 0)
-                if team.rank == 0:
-                    prune(out, stream.keep)
-                clock += time.perf_counter() - paused
-    speed = whole / seconds if seconds else math.nan
+
+    def save(folder: Path, log_bytes: int) -> None:
+        trainer.save(folder, identity, log_bytes)
+        if team.rank == 0:
+            prune(out, config.stream.keep)
+
+    speed = run(trainer, out, save, log_bytes=log_bytes, first=team.rank == 0, say=say)
     return FittedParts(checkpoint_folder(out, trainer.done), speed, trainer.plan)
-
-
-def _check_same(kept: Path, identity: Mapping[str, Any], config: FitConfig, out: Path) -> None:
-    """Refuse to continue a training with other shards, another seed, other processes or another config."""
-    todo = "choose another --out, or give what it was begun with"
-    if not is_sharded(kept):
-        rule = "a folder without checkpoints of one process"
-        raise bad_value("out", str(out), rule, where=str(kept), todo="choose another --out")
-    about, _ = read_about(kept)
-    for name, now in identity.items():
-        was = about["identity"].get(name)
-        if was != now:
-            raise bad_value(name, now, f"{was}, as of the training there", where=str(out), todo=todo)
-    before, after = to_mapping(about["config"]), to_mapping(config)
-    for group in ("ranker", "optimizer", "features"):
-        for name in after[group]:
-            if before[group].get(name) != after[group][name]:
-                rule = f"{before[group].get(name)}, as of the training there"
-                raise bad_value(f"{group}.{name}", after[group][name], rule, where=str(out), todo=todo)

@@ -56,6 +56,10 @@ class StreamFeatures:
     """Whether the items' tokens are a field, where the shards hold some."""
     profiles: bool = True
     """Whether the users' profiles are fields, where the shards hold some."""
+    vectors: bool = True
+    """Whether further dense vectors, of items and of users, are fields, where the shards hold some."""
+    token_vectors: bool = True
+    """Whether the token table starts from learnt vectors, where the shards hold some."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ class FoldedScorer:
         for task in range(tasks):
             last[task * out.shape[1] : (task + 1) * out.shape[1], task] = out[task]
         layers.append((last, ranker.tower_out_bias.detach().numpy()))
+        self.pairs = served.pair_weight.numpy() if served.by_pairs else np.empty((0, 0), np.float32)
         self.weights = tuple(np.ascontiguousarray(weight) for weight, _ in layers)
         self.biases = tuple(np.ascontiguousarray(bias) for _, bias in layers)
 
@@ -55,6 +56,7 @@ class FoldedScorer:
             rows,
             index,
             state.matrix.numpy(),
+            self.pairs,
             state.start.numpy(),
             state.bias.numpy(),
             self.weights,
@@ -68,14 +70,16 @@ def _score(
     rows: Floats,
     index: Ints,
     matrix: Floats,
+    pairs: Floats,
     start: Floats,
     bias: Floats,
     weights: tuple[Floats, ...],
     biases: tuple[Floats, ...],
 ) -> Any:
-    count, vectors, hidden, tasks = len(index), matrix.shape[0], matrix.shape[1], len(bias)
+    count, vectors, hidden, tasks = len(index), matrix.shape[0], len(start), len(bias)
     found = np.empty((count, tasks), np.float32)
     read = np.zeros((_BLOCK, vectors), np.float32)
+    dots = np.empty((_BLOCK, matrix.shape[1]), np.float32)
     first = np.empty((_BLOCK, hidden), np.float32)
     for at in range(0, count, _BLOCK):
         size = min(_BLOCK, count - at)
@@ -83,7 +87,11 @@ def _score(
             row = index[at + place]
             for column in range(vectors):
                 read[place, column] = rows[row, column]
-        np.dot(read, matrix, first)
+        if len(pairs):
+            np.dot(read, matrix, dots)
+            np.dot(dots, pairs, first)
+        else:
+            np.dot(read, matrix, first)
         for place in range(size):
             row = index[at + place]
             for column in range(hidden):

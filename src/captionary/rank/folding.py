@@ -11,9 +11,11 @@ and item fields v, weights w of the pairs and W of the fields, its H inputs to t
                        I · D                               H             T          its first width, or 0
 
 so that a candidate costs one look-up and one product of I · D by H numbers, however many fields the request has: a
-profile costs nothing per candidate. The first layers of experts (MMoE, PLE) and of their gates are one such layer side
-by side; what comes behind is the ranker's own. Numeric columns of items go through the dense MLP together with the
-request's: its first layer is split likewise, and the dense vector is then a field of the candidate.
+profile costs nothing per candidate. Where there are few pairs, P, and wide vectors, the dot products themselves are
+cheaper: one product of I · D by P numbers, with the request's fields, and one of P by H, with w_uv. The first layers of
+experts (MMoE, PLE) and of their gates are one such layer side by side; what comes behind is the ranker's own. Numeric
+columns of items go through the dense MLP together with the request's: its first layer is split likewise, and the dense
+vector is then a field of the candidate.
 
 `concat` has no pairs: its candidates cost an addition. Cross layers (dcnv2) and profiles pooled by attention to the
 item do not split: there a row holds the item's field vectors, and the ranker's own modules run over all fields of each
@@ -35,6 +37,10 @@ from captionary.rank.interaction import Concatenation, DotInteraction, pair_name
 from captionary.rank.model import Batch, Ranker, slot
 
 __all__ = ["ItemInputs", "RequestState", "Served", "Sides"]
+
+
+_WORTH_TWO = 4
+"""Two products for one of so many times the work; for less, more calls take what is saved."""
 
 
 class Sides(NamedTuple):
@@ -83,7 +89,7 @@ class RequestState(NamedTuple):
     bias: Tensor
     """[T] of ids, zeros without."""
     matrix: Tensor
-    """Folded: [I D, H]; else empty."""
+    """Folded: [I D, H], or the request's fields where each meets the item's, [I D, P]; else empty."""
     start: Tensor
     """Folded: [H]; else empty."""
     dense: Tensor
@@ -118,7 +124,7 @@ class Served(nn.Module):
         """Whether the dense vector is of both sides."""
         self.share = self._first_dense().out_features if self.mixes else 0
         self.vectors = len(self.sides.item) * self.width
-        self.hidden = 0
+        self.hidden, self.by_pairs = 0, False
         if self.folds:
             self._split(*_first(ranker))
             self.behind = _behind(ranker)
@@ -142,6 +148,19 @@ class Served(nn.Module):
 
         request, item, _ = self.sides
         self.cross = torch.stack([torch.cat([pair(u, v) for v in item]) for u in request])  # [U, I H]
+        met = [
+            (u, v)
+            for u in range(len(request))
+            for v in range(len(item))
+            if pair_name(names[request[u]], names[item[v]]) in starts
+        ]
+        products = _WORTH_TWO * len(met) * (self.vectors + self.hidden)
+        self.by_pairs = 0 < products < self.vectors * self.hidden
+        """Whether dot products are made, rather than folded into the matrix: which multiplies less."""
+        if self.by_pairs:
+            self.pair_request = torch.tensor([u for u, _ in met])
+            self.pair_item = F.one_hot(torch.tensor([v for _, v in met]), len(item)).T.float()  # [I, P]
+            self.pair_weight = torch.stack([pair(request[u], item[v]) for u, v in met])  # [P, H]
         within = []
         for side in (request, item):
             pairs = [pair(a, b) for place, a in enumerate(side) for b in side[:place]]
@@ -198,7 +217,10 @@ class Served(nn.Module):
         vectors, constant, bias, share = torch.split_with_sizes(rows, sizes, dim=1)
         if not self.folds:
             return self.from_fields(self.fields(rows, state)) + (bias + state.bias)
-        inputs = torch.addmm(constant, vectors, state.matrix) if self.crosses else constant.clone()
+        if self.by_pairs:
+            inputs = torch.addmm(constant, vectors @ state.matrix, self.pair_weight)
+        else:
+            inputs = torch.addmm(constant, vectors, state.matrix) if self.crosses else constant.clone()
         if self.mixes:
             dense = self._dense(share, state)
             inputs = inputs.addmm_(dense, state.dense_matrix)

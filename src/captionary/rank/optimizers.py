@@ -12,8 +12,8 @@ its decay included, so a sparse gradient (`sparse_rows` of the ranker's config) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,12 +23,17 @@ from captionary.errors import bad_value, nearest
 from captionary.rank import table_kernels
 from captionary.rank.fit_settings import DENSE_OPTIMIZERS, TABLE_OPTIMIZERS
 
+if TYPE_CHECKING:
+    from captionary.rank.warm_start import Carrier
+
 __all__ = [
     "RowWiseAdagrad",
     "TableAdagrad",
     "TableOptimizer",
     "TableSGD",
+    "carry_layers",
     "dense_optimizer",
+    "load_layers",
     "table_optimizer",
 ]
 
@@ -197,3 +202,51 @@ def dense_optimizer(
         raise bad_value("optimizer of layers", name, nearest(name, DENSE_OPTIMIZERS))
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
     return kind(layers, lr=lr, betas=(0.9, 0.99), weight_decay=decay)
+
+
+def load_layers(
+    layers: torch.optim.Optimizer, named: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]
+) -> None:
+    """Give the optimizer of layers its moments, on the device of each layer.
+
+    Args:
+        layers: the optimizer.
+        named: its parameters by name.
+        state: `layer.NAME.MOMENT` → values; those of a layer that is not there begin anew.
+    """
+    places = {parameter: place for place, parameter in enumerate(layers.param_groups[0]["params"])}
+    loaded: dict[int, dict[str, Any]] = {}
+    for key, value in state.items():
+        name, _, part = key.removeprefix("layer.").rpartition(".")
+        loaded.setdefault(places[named[name]], {})[part] = value.clone()
+    said = layers.state_dict()
+    said["state"] = loaded
+    layers.load_state_dict(said)
+
+
+def carry_layers(
+    layers: torch.optim.Optimizer,
+    named: Mapping[str, nn.Parameter],
+    state: Mapping[str, Tensor],
+    carrier: Carrier,
+) -> None:
+    """Let layers begin with the moments that an earlier ranker's had; what it did not have begins anew.
+
+    Args:
+        layers, named: as of `load_layers`.
+        state: `layer.NAME.MOMENT` → values, of the earlier ranker; other names are passed over.
+        carrier: from that ranker to this one.
+    """
+    moved: dict[str, Tensor] = {}
+    for key, value in state.items():
+        kind, _, rest = key.partition(".")
+        name = rest.rpartition(".")[0]
+        if kind != "layer" or name not in named:
+            continue
+        target = value.clone() if not value.ndim else torch.zeros_like(named[name])
+        if not value.ndim or carrier.into(name, value, target) != "new":
+            moved[key] = target
+    whole = {key.rpartition(".")[0] for key in moved if moved[key].ndim}
+    load_layers(
+        layers, named, {key: value for key, value in moved.items() if key.rpartition(".")[0] in whole}
+    )

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch._C import _distributed_c10d as _C
 
-from captionary.errors import bad_value
+from captionary.rank.devices import choose_device
 
 __all__ = ["Processes", "processes"]
 
@@ -35,30 +35,29 @@ class Processes(NamedTuple):
 
 
 @contextmanager
-def processes() -> Iterator[Processes]:
+def processes(device: str = "auto") -> Iterator[Processes]:
     """Meet the processes that `torchrun` or Ray Train started, or be alone: NCCL between GPUs, gloo between CPUs.
 
+    Args:
+        device: auto, cpu or cuda, see `choose_device`; of the GPUs of a machine each process gets one.
+
     Raises:
-        CaptionaryError: more processes than GPUs on a machine that has some.
+        CaptionaryError: see `choose_device`, as with more processes than GPUs on a machine that has some.
     """
     said = {name: int(os.environ.get(name, one)) for name, one in _ALONE.items()}
     rank, world, local, local_world = said.values()
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        if local >= torch.cuda.device_count():
-            rule = f"at most {torch.cuda.device_count()}, the GPUs of this machine"
-            raise bad_value("nproc_per_node", local_world, rule)
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
+    chosen = choose_device(device, local)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     joined = dist.is_initialized()
     if not joined:
-        kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        kind = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         if "RANK" in os.environ:
             dist.init_process_group(kind)
         else:
             dist.init_process_group(kind, store=_C.HashStore(), rank=0, world_size=1)
     try:
-        yield Processes(rank, world, local_world, device)
+        yield Processes(rank, world, local_world, chosen)
     finally:
         if not joined:
             dist.destroy_process_group()

@@ -76,6 +76,8 @@ class RequestSide:
             self.pairs = served.of_request_alone.pairs.numpy()
             self.within, self.start = _array(served.of_request_alone.weight), _array(served.start)
             self.cross = _array(served.cross)
+            if served.by_pairs:
+                self.pair_request, self.pair_item = _array(served.pair_request), _array(served.pair_item)
             if served.mixes:
                 self.dense_request = _array(served.dense_request)
                 self.dense_field = _array(served.dense_field)
@@ -111,7 +113,10 @@ class RequestSide:
             lists = self.lists(inputs.profiles) if served.attends else None
             return RequestState(*shared, empty, empty, share, empty, lists)
         matrix = empty
-        if served.crosses:  # [D, U] [U, I H] → [D I, H]
+        if served.by_pairs:  # [D, 1, P] · [I, P] → [D I, P]
+            turned = fields[self.pair_request].T[:, None] * self.pair_item
+            matrix = torch.from_numpy(turned.reshape(-1, turned.shape[-1]))
+        elif served.crosses:  # [D, U] [U, I H] → [D I, H]
             matrix = torch.from_numpy((fields.T @ self.cross).reshape(-1, served.hidden))
         dots = (fields @ fields.T).ravel()[self.pairs]
         start = np.concatenate([dots, fields.ravel()]) @ self.within + self.start

@@ -67,7 +67,9 @@ def scan(
     shown = np.zeros(len(items.ids), np.int64)
     moments = _Moments(len(schema.numeric))
     labels = LabelSums(np.zeros(len(schema.tasks)), np.zeros(len(schema.tasks), np.int64))
-    columns = [name for name in schema.columns if name != "timestamp" and not name.startswith("list.")]
+    columns = [
+        name for name in schema.columns if name != "timestamp" and not name.startswith(("list.", "vector."))
+    ]
     for group in shards.groups("train", start, stop, columns=columns):
         table = group.table
         item = catalogue_rows(catalogue, group)
@@ -100,6 +102,7 @@ def schema_of(shards: Shards, vocabularies: Mapping[str, Vocabulary], config: Fi
         context={name: vocabularies[f"context.{name}"].rows for name in schema.context_categorical},
         item_categories={name: vocabularies[f"item.{name}"].rows for name in schema.item_categorical},
         visual=schema.visual if features.visual else 0,
+        vectors={name: column.width for name, column in schema.vectors.items()} if features.vectors else {},
         tokens=tokens,
         events=schema.events if profiles else (),
         vocabulary=schema.vocabulary if tokens or profiles else 0,

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from captionary.config import to_mapping
 from captionary.errors import bad_value
 from captionary.rank.batches import share_lists
-from captionary.rank.shards import FORMAT, ShardSchema
+from captionary.rank.shards import FORMAT, ShardSchema, dense, vectors_folder
 from captionary.represent.jagged import Jagged
 
 __all__ = ["ShardWriter"]
@@ -55,11 +56,13 @@ class ShardWriter:
         self._parts = {
             part: _Part(folder, part, schema, group_rows, shard_rows) for part in ("train", "eval")
         }
-        for name in ("shards", "lists"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        vectors = [vectors_folder(folder, name) for name in schema.vectors_of("impression")]
+        for path in (folder / "shards", folder / "lists", *vectors):
+            path.mkdir(parents=True, exist_ok=True)
 
     def items(self, tables: Iterable[pa.Table]) -> None:
-        """Write the catalogue: item_id, item.NAME columns, and token_ids and visual where the schema has them."""
+        """Write the catalogue: item_id, item.NAME columns, and where the schema has them token_ids, visual and
+        vector.NAME."""
         writer: pq.ParquetWriter | None = None
         try:
             for table in tables:
@@ -76,10 +79,11 @@ class ShardWriter:
         Args:
             part: train or eval.
             table: user_id, item_id, timestamp, context.NAME, label.TASK and mass.EVENT columns, and, where the schema
-                has profiles, token_ids.EVENT and weights.EVENT lists in the place of list.EVENT.
+                has profiles, token_ids.EVENT and weights.EVENT lists in the place of list.EVENT; where it has vectors
+                of impressions, the vectors themselves as vector.NAME, zeros for none.
 
         Raises:
-            CaptionaryError: columns that are missing, or times that fall.
+            CaptionaryError: columns that are missing, times that fall, or vectors of another width or not finite.
         """
         self._parts[part].write(table)
 
@@ -154,15 +158,14 @@ class _Part:
         self._close_files()
 
     def _group(self, rows: pa.Table) -> None:
-        table, lists = self._row_group(rows.combine_chunks())
+        parts = self._row_group(rows.combine_chunks())
         if not self._writers:
             name = f"{self.name}-{len(self.files):05d}"
             self.files.append({"name": name, "rows": 0, "first": str(rows["timestamp"][0])})
-            for folder, part in (("shards", table), ("lists", lists)):
-                if part is not None:
-                    path = self.folder / folder / f"{name}.parquet"
-                    self._writers.append(pq.ParquetWriter(path, part.schema, compression="zstd"))
-        for writer, part in zip(self._writers, (table, lists), strict=False):
+            for folder, part in parts.items():
+                path = folder / f"{name}.parquet"
+                self._writers.append(pq.ParquetWriter(path, part.schema, compression="zstd"))
+        for writer, part in zip(self._writers, parts.values(), strict=True):
             writer.write_table(part, row_group_size=max(1, part.num_rows))
         said = self.files[-1]
         said["rows"] += rows.num_rows
@@ -175,21 +178,47 @@ class _Part:
             writer.close()
         self._writers = []
 
-    def _row_group(self, rows: pa.Table) -> tuple[pa.Table, pa.Table | None]:
-        """(impressions, their distinct lists)."""
+    def _row_group(self, rows: pa.Table) -> dict[Path, pa.Table]:
+        """Folder → impressions, their distinct lists, their distinct vectors."""
         columns: dict[str, Any] = {}
         for name in self.schema.columns:
-            if name.startswith("list."):
+            if name.startswith(("list.", "vector.")):
                 continue
             kind = _TIME if name == "timestamp" else None
             kind = pa.float32() if name.startswith(("label.", "mass.")) else kind
             columns[name] = rows[name] if kind is None else pc.cast(rows[name], kind)
-        if not self.profiled:
-            return pa.table(columns), None
-        parts = [Jagged.from_arrow(rows[f"token_ids.{e}"], rows[f"weights.{e}"]) for e in self.profiled]
+        found = {}
         users = rows["user_id"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
-        shared = share_lists(parts, np.argsort(users, kind="stable"))
-        for place, event in enumerate(self.profiled):
-            columns[f"list.{event}"] = pa.array(shared.list_of[:, place].astype(np.int32))
-        token_ids, weights = shared.lists.to_arrow()
-        return pa.table(columns), pa.table({"token_ids": token_ids, "weights": weights})
+        order = np.argsort(users, kind="stable")
+        if self.profiled:
+            parts = [Jagged.from_arrow(rows[f"token_ids.{e}"], rows[f"weights.{e}"]) for e in self.profiled]
+            shared = share_lists(parts, order)
+            for place, event in enumerate(self.profiled):
+                columns[f"list.{event}"] = pa.array(shared.list_of[:, place].astype(np.int32))
+            token_ids, weights = shared.lists.to_arrow()
+            found[self.folder / "lists"] = pa.table({"token_ids": token_ids, "weights": weights})
+        for name in self.schema.vectors_of("impression"):
+            column, width = f"vector.{name}", self.schema.vectors[name].width
+            values = dense(rows[column], column, width, f"{self.name} impressions")
+            first, number = _share(values, order)
+            columns[column] = pa.array(number.astype(np.int32))
+            flat = pa.array(values[first].reshape(-1))
+            found[vectors_folder(self.folder, name)] = pa.table(
+                {"vector": pa.FixedSizeListArray.from_arrays(flat, width)}
+            )
+        return {self.folder / "shards": pa.table(columns), **found}
+
+
+def _share(
+    values: npt.NDArray[np.float32], order: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(rows [P] of which each has a vector of its own, which of them each row [N] has); vectors come in `order`, in
+    which neighbours are read together, as for `share_lists`."""
+    turned = values[order] + np.float32(0)  # which has one zero, not two
+    bits = turned.view(np.dtype((np.void, turned.dtype.itemsize * turned.shape[1]))).reshape(-1)
+    _, first, which = np.unique(bits, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    found = np.empty(len(values), np.int64)
+    found[order] = number[which.reshape(-1)]
+    return order[np.sort(first)], found

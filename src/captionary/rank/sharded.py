@@ -29,14 +29,16 @@ from captionary.rank.initial import seed_of
 from captionary.rank.model import Batch, Output, Ranker
 from captionary.rank.optimizers import _EPS
 from captionary.rank.settings import RankerConfig
+from captionary.rank.warm_start import warm_start
+from captionary.represent.vectors import TokenVectors
 
 __all__ = [
     "PLACEMENTS",
     "ShardedRanker",
-    "TablePart",
     "TableSpec",
     "initial_rows",
     "plan_tables",
+    "stand_in",
     "table_specs",
 ]
 
@@ -76,6 +78,16 @@ class TableSpec(NamedTuple):
     def share(self) -> float:
         """Of the columns that is in use."""
         return self.width / self.padded
+
+    @property
+    def of_ids(self) -> bool:
+        """Whether its rows are ids or categories, row 0 being the unseen one."""
+        return self.parameter.startswith("tables.")
+
+    @property
+    def grows(self) -> bool:
+        """Whether a row keeps its number where the table has more of them."""
+        return self.parameter != "token_hash.components"
 
 
 def table_specs(config: RankerConfig, schema: Schema) -> tuple[TableSpec, ...]:
@@ -126,6 +138,19 @@ def initial_rows(spec: TableSpec, seed: int) -> Iterator[tuple[int, Tensor]]:
         start = end
 
 
+def stand_in(config: RankerConfig, schema: Schema, seed: int) -> Ranker:
+    """The ranker of these sizes, but with tables of one row each; hashed ones, which are small enough, are whole."""
+    few = dataclasses.replace(
+        schema,
+        users=1,
+        items=1,
+        context=dict.fromkeys(schema.context, 1),
+        item_categories=dict.fromkeys(schema.item_categories, 1),
+        vocabulary=schema.vocabulary if config.token_table == "hash" else min(1, schema.vocabulary),
+    )
+    return Ranker(dataclasses.replace(config, sparse_rows=_NEVER), few, seed)
+
+
 class ShardedRanker(nn.Module):
     """What TorchRec's `DistributedModelParallel` shards; takes batches as `Ranker` does.
 
@@ -134,12 +159,23 @@ class ShardedRanker(nn.Module):
         schema: its sizes.
         seed: of all initial values.
         optimizer: which optimizer of tables runs within the backward pass.
+        begin: an earlier ranker's `stand_in`, whose layers this one's go on from.
     """
 
     factor: Tensor
     """What gradients of tables are multiplied with, set before each backward pass: it undoes the mean over rows."""
+    learnt: TokenVectors | None = None
+    """Where the token table starts from; None: from random numbers."""
 
-    def __init__(self, config: RankerConfig, schema: Schema, seed: int, optimizer: OptimizerConfig) -> None:
+    def __init__(
+        self,
+        config: RankerConfig,
+        schema: Schema,
+        seed: int,
+        optimizer: OptimizerConfig,
+        *,
+        begin: Ranker | None = None,
+    ) -> None:
         super().__init__()
         rec = _torchrec()
         if optimizer.table_decay:
@@ -160,17 +196,10 @@ class ShardedRanker(nn.Module):
             for spec in self.specs:
                 if spec.padded == width:
                     _fuse(collection.embeddings[spec.key].weight, spec, config, optimizer)
-        hashed = config.token_table == "hash"
-        small = dataclasses.replace(
-            schema,
-            users=1,
-            items=1,
-            context=dict.fromkeys(schema.context, 1),
-            item_categories=dict.fromkeys(schema.item_categories, 1),
-            vocabulary=schema.vocabulary if hashed else min(1, schema.vocabulary),
-        )
-        self.ranker = Ranker(dataclasses.replace(config, sparse_rows=_NEVER), small, seed)
-        for table in self.ranker.embeddings():  # stand-ins: every pass brings the rows
+        self.ranker = stand_in(config, schema, seed)
+        if begin is not None:
+            self.ranker = warm_start(begin, self.ranker.schema, self.ranker.config, seed)[0]
+        for table in self.ranker.embeddings():  # every pass brings the rows
             table.requires_grad_(False)
         self.register_buffer("factor", torch.ones(()), persistent=False)
 
@@ -193,6 +222,11 @@ class ShardedRanker(nn.Module):
 
     def start(self, spec: TableSpec) -> Iterator[tuple[int, Tensor]]:
         """The initial values of a table, see `initial_rows`."""
+        if spec.parameter.startswith("token_") and self.learnt is not None:
+            few = dataclasses.replace(self.ranker.schema, vocabulary=self.schema.vocabulary)
+            whole = Ranker(self.ranker.config, few, self.seed)
+            whole.start_tokens(self.learnt)
+            return iter([(0, whole.token_table.detach())])
         if spec.stream:
             return initial_rows(spec, self.seed)
         return iter([(0, self.ranker.get_parameter(spec.parameter).detach())])
@@ -240,45 +274,6 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0] * ctx.factor, None
-
-
-class TablePart(NamedTuple):
-    """Some rows of a table, where TorchRec's kernel has them."""
-
-    spec: TableSpec
-    start: int
-    weight: Tensor
-    """[n, padded]."""
-    total: Tensor | None
-    """Their accumulators, [n] or [n, padded]."""
-    share: float
-    """What the accumulators are multiplied with, beside ours."""
-
-    def fill(self, start: int, rows: Tensor) -> None:
-        """Take over those of `rows`, of which the first is row `start`, that are here."""
-        low, high = max(start, self.start), min(start + len(rows), self.start + len(self.weight))
-        if low < high:
-            to = self.weight.detach()[low - self.start : high - self.start]
-            to.zero_()
-            to[:, : self.spec.width] = rows[low - start : high - start].to(to.device)
-
-    def rows(self) -> Tensor:
-        """[n, width], a copy."""
-        return self.weight.detach()[:, : self.spec.width].contiguous()
-
-    def sums(self) -> Tensor:
-        """Their accumulators as ours are, a copy."""
-        assert self.total is not None
-        used = self.total if self.total.ndim == 1 else self.total[:, : self.spec.width]
-        return (used / self.share).contiguous()
-
-    def load(self, rows: Tensor | None, sums: Tensor | None) -> None:
-        """Take over what `rows` and `sums` gave."""
-        if rows is not None:
-            self.weight.detach()[:, : self.spec.width] = rows
-        if sums is not None and self.total is not None:
-            used = self.total if self.total.ndim == 1 else self.total[:, : self.spec.width]
-            used.copy_(sums * self.share)
 
 
 def plan_tables(

@@ -33,10 +33,8 @@ from captionary.config import from_mapping, to_mapping
 from captionary.errors import CaptionaryError, bad_value
 from captionary.publish import atomic_folder
 from captionary.rank.features import Schema
-from captionary.rank.fit_settings import FitConfig
 from captionary.rank.model import Ranker
-from captionary.rank.shards import ShardSchema
-from captionary.rank.state import Checkpoint, Progress, save_checkpoint
+from captionary.rank.state import Checkpoint, read_said, save_checkpoint, say_all
 from captionary.rank.vocabulary import Vocabulary
 
 __all__ = [
@@ -50,7 +48,7 @@ __all__ = [
     "scatter_checkpoint",
 ]
 
-_FORMAT, _DATA = 1, "sharded"
+_DATA = "sharded"
 _RANKER, _OPTIMIZERS = "ranker.", "optimizers."
 
 
@@ -83,7 +81,8 @@ def save_sharded(folder: Path, state: Mapping[str, Any], about: Checkpoint, sche
             _write(str(partial), state)
             for name, vocabulary in about.vocabularies.items():
                 vocabulary.save(partial / "vocabularies" / f"{urllib.parse.quote(name, safe='')}.parquet")
-            (partial / "state.json").write_text(json.dumps(_said(about, schema), indent=1), encoding="utf-8")
+            said = say_all(about) | {"ranker": to_mapping(schema)}
+            (partial / "state.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
             for path in partial.rglob("*"):
                 if path.is_file():
                     with path.open("rb") as file:
@@ -103,27 +102,17 @@ def read_about(folder: Path) -> tuple[dict[str, Any], Schema]:
     Raises:
         CaptionaryError: no such checkpoint, or one that is damaged.
     """
+    said = read_said(folder)
     path = folder / "state.json"
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        if said["format"] != _FORMAT:
-            raise bad_value("format", said["format"], str(_FORMAT), where=str(path))
-        schema = from_mapping(Schema, said["ranker"], where=str(path))
-        found = {
-            "vocabularies": {
-                urllib.parse.unquote(file.stem): Vocabulary.load(file)
-                for file in sorted((folder / "vocabularies").glob("*.parquet"))
-            },
-            "progress": Progress(**said["progress"]),
-            "config": from_mapping(FitConfig, said["config"], where=str(path)),
-            "schema": from_mapping(ShardSchema, said["schema"], where=str(path)),
-            "identity": said["identity"],
+        schema = from_mapping(Schema, json.loads(path.read_text(encoding="utf-8"))["ranker"], where=str(path))
+        vocabularies = {
+            urllib.parse.unquote(file.stem): Vocabulary.load(file)
+            for file in sorted((folder / "vocabularies").glob("*.parquet"))
         }
-    except CaptionaryError:
-        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, error) from None
-    return found, schema
+    return {"vocabularies": vocabularies, **said._asdict()}, schema
 
 
 def load_into(folder: Path, state: dict[str, Any]) -> None:
@@ -184,17 +173,6 @@ def scatter_checkpoint(checkpoint: Checkpoint, out: Path) -> None:
     }
     state |= {f"{_OPTIMIZERS}{name}": value for name, value in checkpoint.optimizers.items()}
     save_sharded(out, state, checkpoint, checkpoint.model.schema)
-
-
-def _said(about: Checkpoint, schema: Schema) -> dict[str, Any]:
-    return {
-        "format": _FORMAT,
-        "progress": about.progress._asdict(),
-        "config": to_mapping(about.config),
-        "schema": to_mapping(about.schema),
-        "identity": dict(about.identity),
-        "ranker": to_mapping(schema),
-    }
 
 
 def _write(folder: str, state: Mapping[str, Any]) -> None:

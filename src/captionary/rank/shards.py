@@ -1,100 +1,64 @@
 """Training data of any size as a folder of shards in the order of time: how it is laid out and read.
 
     DIR/shards.json              ShardSchema, the files with their rows, where it all came from, a fingerprint
-    DIR/items.parquet            a row an item: item_id; item.NAME columns; token_ids list<int32>; visual list<float>
+    DIR/items.parquet            a row an item: item_id; item.NAME columns; token_ids list<int32>; visual list<float>;
+                                 vector.NAME list<float>
     DIR/shards/train-00000.parquet   a row an impression, times rising: user_id, item_id, timestamp; context.NAME;
-                                 label.TASK (null: missing); mass.EVENT; list.EVENT, a number of a profile list
+                                 label.TASK (null: missing); mass.EVENT; list.EVENT, a number of a profile list;
+                                 vector.NAME, a number of a vector
     DIR/lists/train-00000.parquet    token_ids list<int32>, weights list<float>: each distinct profile list once
+    DIR/vectors/NAME/train-00000.parquet   vector list<float>: each distinct vector once
+    DIR/whitening.npz            how `visual` was made of the encoder's vectors; DIR/projections/NAME.npz: the others
+    DIR/token_vectors.npz        where the token table may start from
 
-Row group g of a file of `lists` belongs to row group g of the shard beside it, and `list.EVENT` counts within it: a
-row group can be read alone, so memory depends on its size and not on the shard's. `eval-*` shards are there to measure
-on. `shard_writer.py` writes such folders.
+Row group g of a file of `lists` or `vectors` belongs to row group g of the shard beside it, and numbers count within
+it: a row group can be read alone, so memory depends on its size and not on the shard's. `eval-*` shards are there to
+measure on. `shard_writer.py` writes such folders.
 """
 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captionary.config import from_mapping
 from captionary.errors import CaptionaryError, bad_value, nearest
+from captionary.rank.shard_schema import ShardSchema
 from captionary.represent.jagged import Jagged
-from captionary.spec import TaskKind
+from captionary.represent.vectors import TokenVectors, Whitening
 
-__all__ = ["FORMAT", "ItemTable", "RowGroup", "ShardFile", "ShardSchema", "Shards", "open_shards"]
+__all__ = [
+    "FORMAT",
+    "TOKEN_VECTORS",
+    "ItemTable",
+    "RowGroup",
+    "ShardFile",
+    "ShardSchema",
+    "Shards",
+    "dense",
+    "open_shards",
+    "projection_path",
+    "vectors_folder",
+]
 
 FORMAT = 1
+TOKEN_VECTORS = "token_vectors.npz"
+_ANEW = "make the shards anew"
 
-
-@dataclass(frozen=True, kw_only=True)
-class ShardSchema:
-    """What the columns of a folder of shards are."""
-
-    tasks: tuple[str, ...]
-    """Names, in the order of the ranker's outputs."""
-    task_kinds: tuple[TaskKind, ...]
-    task_weights: tuple[float, ...]
-    context_categorical: tuple[str, ...] = ()
-    context_numeric: tuple[str, ...] = ()
-    item_categorical: tuple[str, ...] = ()
-    item_numeric: tuple[str, ...] = ()
-    events: tuple[str, ...] = ()
-    """Event types that every impression has an activity of."""
-    visual: int = 0
-    """Width of the items' visual vectors; 0 without."""
-    tokens: bool = False
-    """Whether items have token lists."""
-    profiles: bool = False
-    """Whether impressions have a profile list of each event type."""
-    vocabulary: int = 0
-    """Token ids are below this; 0 without tokens and profiles."""
-    tokenizer: str = ""
-    """Which tokenizer the ids are of: those of another mean something else. A grown one keeps its name."""
-    whitening: str = ""
-    """Which projection the visual vectors are of: numbers of another mean something else."""
-
-    @property
-    def numeric(self) -> tuple[str, ...]:
-        """Names of the numeric features, in order, as of `RankingData.numeric`."""
-        return (
-            *(f"context.{name}" for name in self.context_numeric),
-            *(f"item.{name}" for name in self.item_numeric),
-            *(f"activity.{event}" for event in self.events),
-        )
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of every shard, in order."""
-        return (
-            *("user_id", "item_id", "timestamp"),
-            *(f"context.{name}" for name in (*self.context_categorical, *self.context_numeric)),
-            *(f"label.{task}" for task in self.tasks),
-            *(f"mass.{event}" for event in self.events),
-            *(f"list.{event}" for event in (self.events if self.profiles else ())),
-        )
-
-    def check_continues(self, before: ShardSchema, where: str) -> None:
-        """Refuse to continue, on these shards, what was trained on shards of the schema `before`.
-
-        Raises:
-            CaptionaryError: names the first difference that a ranker cannot bear; more tokens it can.
-        """
-        for name in self.__dataclass_fields__:
-            mine, theirs = getattr(self, name), getattr(before, name)
-            if name == "vocabulary":
-                continue
-            if mine != theirs:
-                rule = f"{theirs!r}, as in the shards that the checkpoint was trained on"
-                todo = "make the shards with the same columns and tokenizer, or train anew"
-                raise bad_value(name, mine, rule, where=where, todo=todo)
+Floats = npt.NDArray[np.float32]
 
 
 class ShardFile(NamedTuple):
@@ -111,6 +75,8 @@ class RowGroup(NamedTuple):
     lists: Jagged | None
     where: str
     """Of which file, and which of its row groups: for errors."""
+    vectors: Mapping[str, Floats] = MappingProxyType({})
+    """Of impressions: name → [P, D] distinct ones that they name."""
 
 
 class ItemTable(NamedTuple):
@@ -121,8 +87,10 @@ class ItemTable(NamedTuple):
     numeric: dict[str, npt.NDArray[np.float64]]
     """NaN where missing."""
     tokens: Jagged | None
-    visual: npt.NDArray[np.float32] | None
+    visual: Floats | None
     """[I, D]"""
+    vectors: Mapping[str, Floats] = MappingProxyType({})
+    """Of items: name → [I, D]."""
 
 
 @dataclass(frozen=True)
@@ -152,27 +120,49 @@ class Shards:
         wanted = ["item_id", *(f"item.{name}" for name in (*schema.item_categorical, *schema.item_numeric))]
         wanted += ["token_ids"] if schema.tokens else []
         wanted += ["visual"] if schema.visual else []
+        wanted += [f"vector.{name}" for name in schema.vectors_of("item")]
         with _open(path) as file:
             _same_columns(file.schema_arrow.names, wanted, path)
             table = _read(lambda: file.read(), str(path))
         tokens = Jagged.from_arrow(table["token_ids"]) if schema.tokens else None
         if tokens is not None:
             _check_tokens(tokens, schema, str(path))
-        visual = None
-        if schema.visual:
-            flat = table["visual"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            if len(flat) != table.num_rows * schema.visual or not np.isfinite(flat).all():
-                rule = f"{schema.visual} finite numbers an item"
-                raise bad_value("visual", f"{len(flat)} numbers", rule, where=str(path))
-            visual = flat.astype(np.float32, copy=False).reshape(-1, schema.visual)
         numbers = {name: _numbers(table[f"item.{name}"], name, str(path)) for name in schema.item_numeric}
         return ItemTable(
             _whole(table["item_id"]),
             {name: _whole(table[f"item.{name}"]) for name in schema.item_categorical},
             numbers,
             tokens,
-            visual,
+            dense(table["visual"], "visual", schema.visual, str(path)) if schema.visual else None,
+            {
+                name: dense(table[f"vector.{name}"], f"vector.{name}", schema.vectors[name].width, str(path))
+                for name in schema.vectors_of("item")
+            },
         )
+
+    def token_vectors(self) -> TokenVectors | None:
+        """Where the token table may start from; None where the shards do not say.
+
+        Raises:
+            CaptionaryError: the file is missing or damaged.
+        """
+        return TokenVectors.load(self.root / TOKEN_VECTORS) if self.schema.token_vectors else None
+
+    def projection(self, name: str = "") -> Whitening | None:
+        """How a vector (default: the visual one) was made of its encoder's; None where the writer did not keep it.
+
+        Raises:
+            CaptionaryError: the file is damaged.
+        """
+        path = projection_path(self.root, name)
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return Whitening(stored["mean"], stored["components"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            where = str(error)[:200] or type(error).__name__
+            raise bad_value("projection", str(path), "readable", where=where, todo=_ANEW) from None
 
     def groups(
         self,
@@ -188,10 +178,11 @@ class Shards:
             part: train or eval.
             start: impressions to leave out; their row groups are not read.
             stop: default: to the end.
-            columns: only these, and no lists: for a look at ids or numbers.
+            columns: only these, and no lists or vectors: for a look at ids or numbers.
 
         Raises:
-            CaptionaryError: a file that is damaged, has other columns, or holds numbers of lists that are not there.
+            CaptionaryError: a file that is damaged, has other columns, or holds numbers of lists or vectors that are
+                not there.
         """
         stop = self.rows(part) if stop is None else stop
         first = 0  # of the file, then of the row group
@@ -199,21 +190,20 @@ class Shards:
             if first + listed.rows <= start or first >= stop:
                 first += listed.rows
                 continue
-            path, beside = (self.root / folder / f"{listed.name}.parquet" for folder in ("shards", "lists"))
-            with _open(path) as file:
+            path = self.root / "shards" / f"{listed.name}.parquet"
+            with ExitStack() as stack:
+                file = stack.enter_context(_open(path))
                 self._check_file(file, listed, path)
-                lists = _open(beside) if self.schema.profiles and columns is None else None
-                try:
-                    for group in range(file.num_row_groups):
-                        rows = file.metadata.row_group(group).num_rows
-                        if first + rows > start and first < stop:
-                            cut = slice(max(0, start - first), min(rows, stop - first))
-                            where = f"{path}, row group {group}"
-                            yield self._group(file, lists, group, cut, columns, where)
-                        first += rows
-                finally:
-                    if lists is not None:
-                        lists.close()
+                beside = {}
+                for column, folder in self._beside().items() if columns is None else ():
+                    beside[column] = stack.enter_context(_open(folder / f"{listed.name}.parquet"))
+                for group in range(file.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if first + rows > start and first < stop:
+                        cut = slice(max(0, start - first), min(rows, stop - first))
+                        where = f"{path}, row group {group}"
+                        yield self._group(file, beside, group, cut, columns, where)
+                    first += rows
 
     def place(self, part: str, row: int) -> tuple[str, int, int]:
         """(shard, row group, row in it) of impression `row`; one past the last is the end of the last row group."""
@@ -242,10 +232,16 @@ class Shards:
                 "rows", file.metadata.num_rows, f"{listed.rows}, as shards.json says", where=str(path)
             )
 
+    def _beside(self) -> dict[str, Path]:
+        """Folders of what is stored once and named by number: "" of lists, names of vectors."""
+        folders = {"": self.root / "lists"} if self.schema.profiles else {}
+        names = self.schema.vectors_of("impression")
+        return folders | {name: vectors_folder(self.root, name) for name in names}
+
     def _group(
         self,
         file: pq.ParquetFile,
-        lists: pq.ParquetFile | None,
+        beside: Mapping[str, pq.ParquetFile],
         group: int,
         cut: slice,
         columns: Sequence[str] | None,
@@ -254,21 +250,20 @@ class Shards:
         names = None if columns is None else list(columns)
         table = _read(lambda: file.read_row_group(group, names, use_threads=False), where)
         table = table.slice(cut.start, cut.stop - cut.start)
-        if lists is None:
-            return RowGroup(table, None, where)
-        if group >= lists.num_row_groups:
-            raise bad_value("row groups of lists", lists.num_row_groups, f"more than {group}", where=where)
-        stored = _read(lambda: lists.read_row_group(group, use_threads=False), where)
-        if stored.column_names != ["token_ids", "weights"]:
-            raise bad_value("columns of lists", stored.column_names, "token_ids, weights", where=where)
-        pool = Jagged.from_arrow(stored["token_ids"], stored["weights"])
-        _check_tokens(pool, self.schema, where)
-        for event in self.schema.events:
-            numbers = table[f"list.{event}"].to_numpy()
-            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < pool.rows:
-                worst = numbers.min() if numbers.min() < 0 else numbers.max()
-                raise bad_value(f"list.{event}", int(worst), f"0 to {pool.rows - 1}", where=where)
-        return RowGroup(table, pool, where)
+        pool = None
+        if "" in beside:
+            stored = _stored(beside[""], group, ["token_ids", "weights"], "lists", where)
+            pool = Jagged.from_arrow(stored["token_ids"], stored["weights"])
+            _check_tokens(pool, self.schema, where)
+            for event in self.schema.events:
+                _check_numbers(table, f"list.{event}", pool.rows, where)
+        vectors = {}
+        for name in beside:
+            if name:
+                stored, said = _stored(beside[name], group, ["vector"], "vectors", where), f"vector.{name}"
+                vectors[name] = dense(stored["vector"], said, self.schema.vectors[name].width, where)
+                _check_numbers(table, said, len(vectors[name]), where)
+        return RowGroup(table, pool, where, vectors)
 
 
 def open_shards(root: Path) -> Shards:
@@ -282,9 +277,7 @@ def open_shards(root: Path) -> Shards:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         if said["format"] != FORMAT:
-            raise bad_value(
-                "format", said["format"], str(FORMAT), where=str(path), todo="make the shards anew"
-            )
+            raise bad_value("format", said["format"], str(FORMAT), where=str(path), todo=_ANEW)
         schema = from_mapping(ShardSchema, said["schema"], where=str(path))
         files = {
             part: tuple(ShardFile(each["name"], each["rows"]) for each in said[part])
@@ -299,6 +292,58 @@ def open_shards(root: Path) -> Shards:
         raise bad_value("shards", str(root), "a folder of shards", where=where, todo=todo) from None
 
 
+def vectors_folder(root: Path, name: str) -> Path:
+    """Where the distinct vectors of impressions are, in a folder of shards."""
+    return root / "vectors" / quote(name, safe="")
+
+
+def projection_path(root: Path, name: str = "") -> Path:
+    """Where a folder of shards keeps how a vector was projected, by default the visual one."""
+    return root / "projections" / f"{quote(name, safe='')}.npz" if name else root / "whitening.npz"
+
+
+def dense(column: pa.ChunkedArray, name: str, width: int, where: str) -> Floats:
+    """A column of lists of `width` numbers as [N, width].
+
+    Raises:
+        CaptionaryError: lists of another length or null, or numbers that are not finite.
+    """
+    rule = f"{width} finite numbers each; zeros stand for none"
+    kind = column.type
+    if not (
+        pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+    ) or not pa.types.is_floating(kind.value_type):
+        raise bad_value(name, str(kind), rule, where=where)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    if (lengths != width).any():
+        row = int((lengths != width).argmax())
+        raise bad_value(name, f"{lengths[row]} numbers", rule, where=f"row {row}, {where}")
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    values: Floats = flat.astype(np.float32, copy=False).reshape(-1, width)
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        row = int((~finite).argmax())
+        raise bad_value(name, "NaN or infinite", rule, where=f"row {row}, {where}")
+    return values
+
+
+def _stored(file: pq.ParquetFile, group: int, columns: Sequence[str], what: str, where: str) -> pa.Table:
+    """The row group of a file of lists or vectors that belongs to row group `group` of the shard."""
+    if group >= file.num_row_groups:
+        raise bad_value(f"row groups of {what}", file.num_row_groups, f"more than {group}", where=where)
+    stored = _read(lambda: file.read_row_group(group, use_threads=False), where)
+    if stored.column_names != columns:
+        raise bad_value(f"columns of {what}", stored.column_names, ", ".join(columns), where=where)
+    return stored
+
+
+def _check_numbers(table: pa.Table, name: str, count: int, where: str) -> None:
+    numbers = table[name].to_numpy()
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < count:
+        worst = numbers.min() if numbers.min() < 0 else numbers.max()
+        raise bad_value(name, int(worst), f"0 to {count - 1}", where=where)
+
+
 def _open(path: Path) -> pq.ParquetFile:
     return _read(lambda: pq.ParquetFile(path), str(path))
 
@@ -307,9 +352,8 @@ def _read(work: Any, where: str) -> Any:
     try:
         return work()
     except (OSError, pa.ArrowException) as error:
-        todo = "make the shards anew"
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise bad_value("shard", where, "readable Parquet", where=said, todo=todo) from None
+        raise bad_value("shard", where, "readable Parquet", where=said, todo=_ANEW) from None
 
 
 def _same_columns(found: Sequence[str], expected: Sequence[str], path: Path) -> None:

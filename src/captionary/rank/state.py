@@ -33,12 +33,16 @@ from captionary.rank.vocabulary import Vocabulary
 __all__ = [
     "Checkpoint",
     "Progress",
+    "Said",
     "checkpoint_folder",
     "checkpoints",
     "clean",
+    "latest",
     "load_checkpoint",
     "prune",
+    "read_said",
     "save_checkpoint",
+    "say_all",
 ]
 
 _FORMAT = 1
@@ -93,19 +97,27 @@ class Checkpoint(NamedTuple):
     """What the training is of: shards, seed, and what it continues."""
 
 
+class Said(NamedTuple):
+    """What the state.json of a checkpoint says, of one process's training or of many's."""
+
+    progress: Progress
+    config: FitConfig
+    schema: ShardSchema
+    identity: Mapping[str, Any]
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Which training it is of, and where in it: what one that begins with it keeps of it."""
+        steps = self.progress.before + self.progress.done
+        return {"shards": self.identity["shards"], "seed": self.identity["seed"], "steps": steps}
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write `folder`, whole or not at all; earlier checkpoints stay.
 
     Raises:
         CaptionaryError: it cannot be written, as on a full disk.
     """
-    said = {
-        "format": _FORMAT,
-        "progress": checkpoint.progress._asdict(),
-        "config": to_mapping(checkpoint.config),
-        "schema": to_mapping(checkpoint.schema),
-        "identity": dict(checkpoint.identity),
-    }
     try:
         with atomic_folder(folder) as partial:
             home = partial / "ranker"
@@ -114,9 +126,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             except CaptionaryError as error:
                 said_of = str(error).replace(str(home), str(folder)).split("; make room")[0]
                 raise CaptionaryError(f"{said_of}; {_TODO}") from None
-            tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.optimizers.items()}
+            tensors = {
+                name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.optimizers.items()
+            }
             save_file(tensors, partial / "optimizers.safetensors")
-            (partial / "state.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+            (partial / "state.json").write_text(json.dumps(say_all(checkpoint), indent=1), encoding="utf-8")
             _sync(partial)
     except (OSError, SafetensorError) as error:
         where = getattr(error, "strerror", None) or str(error)
@@ -131,6 +145,33 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CaptionaryError: no checkpoint, or one that is damaged.
     """
+    said = read_said(folder)
+    try:
+        optimizers = load_file(folder / "optimizers.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, "captionary fit", error) from None
+    vocabularies = load_vocabularies(folder / "ranker")
+    model = load_ranker(folder / "ranker")
+    return Checkpoint(model, optimizers, vocabularies, *said)
+
+
+def say_all(checkpoint: Checkpoint | Said) -> dict[str, Any]:
+    """What `read_said` reads from a state.json."""
+    return {
+        "format": _FORMAT,
+        "progress": checkpoint.progress._asdict(),
+        "config": to_mapping(checkpoint.config),
+        "schema": to_mapping(checkpoint.schema),
+        "identity": dict(checkpoint.identity),
+    }
+
+
+def read_said(folder: Path) -> Said:
+    """What a checkpoint says of its training, without weights and vocabularies.
+
+    Raises:
+        CaptionaryError: no checkpoint, or one that is damaged.
+    """
     path = folder / "state.json"
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -138,18 +179,23 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise bad_value("format", said["format"], str(_FORMAT), where=str(path))
         config = from_mapping(FitConfig, said["config"], where=str(path))
         schema = from_mapping(ShardSchema, said["schema"], where=str(path))
-        progress = Progress(**said["progress"])
-        optimizers = load_file(folder / "optimizers.safetensors")
-        identity = said["identity"]
+        return Said(Progress(**said["progress"]), config, schema, said["identity"])
     except CaptionaryError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        where = str(error).splitlines()[0] if str(error) else type(error).__name__
-        rule = "a checkpoint of captionary fit"
-        raise bad_value("checkpoint", str(folder), rule, where=where) from None
-    vocabularies = load_vocabularies(folder / "ranker")
-    model = load_ranker(folder / "ranker")
-    return Checkpoint(model, optimizers, vocabularies, progress, config, schema, identity)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, "captionary fit or train", error) from None
+
+
+def latest(folder: Path) -> Path:
+    """The last checkpoint of a training, or `folder` itself where it is one.
+
+    Raises:
+        CaptionaryError: there is none.
+    """
+    found = checkpoints(folder)
+    if not found:
+        raise bad_value("checkpoint", str(folder), "a checkpoint, or a folder that captionary fit wrote")
+    return found[-1]
 
 
 def checkpoint_folder(out: Path, step: int) -> Path:
@@ -185,3 +231,8 @@ def _sync(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def _damaged(folder: Path, maker: str, error: Exception) -> CaptionaryError:
+    where = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return bad_value("checkpoint", str(folder), f"a checkpoint of {maker}", where=where)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from captionary.rank.fit_settings import OptimizerConfig
 from captionary.rank.initial import seed_of
 from captionary.rank.losses import LabelSums, base_logits, labels_given, task_loss
 from captionary.rank.model import Batch, Ranker
-from captionary.rank.optimizers import dense_optimizer, table_optimizer
+from captionary.rank.optimizers import carry_layers, dense_optimizer, load_layers, table_optimizer
 from captionary.rank.settings import RankerConfig
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ class Step:
                 todo = "continue with the ranker's config and optimizers of the checkpoint"
                 raise bad_value(name, shapes[0], f"{shapes[1]}", where="state of the optimizers", todo=todo)
             here.copy_(there)
-        self._load_layers({key: value for key, value in state.items() if key.startswith("layer.")})
+        moments = {key: value for key, value in state.items() if key.startswith("layer.")}
+        load_layers(self.layers, dict(self.model.named_parameters()), moments)
         self.done = int(state["done"]) - self.before
         if self.watch is not None and "watch" in state:
             self.watch.load(state["watch"])
@@ -157,29 +158,7 @@ class Step:
         for table, total in zip(self.tables.tables, self.tables.sums, strict=False):
             if (kept := state.get(f"table.{names[table]}")) is not None:
                 carrier.into(names[table], kept, total)
-        moved = {}
-        parameters = {name: parameter for parameter, name in names.items()}
-        for key, value in state.items():
-            kind, _, rest = key.partition(".")
-            name = rest.rpartition(".")[0]
-            if kind != "layer" or name not in parameters:
-                continue
-            target = value.clone() if not value.ndim else torch.zeros_like(parameters[name])
-            if not value.ndim or carrier.into(name, value, target) != "new":
-                moved[key] = target
-        whole = {key.rpartition(".")[0] for key in moved if moved[key].ndim}
-        self._load_layers({key: value for key, value in moved.items() if key.rpartition(".")[0] in whole})
-
-    def _load_layers(self, state: Mapping[str, Tensor]) -> None:
-        names = _names(self.model)
-        places = {names[parameter]: k for k, parameter in enumerate(self.layers.param_groups[0]["params"])}
-        loaded: dict[int, dict[str, Any]] = {}
-        for key, value in state.items():
-            name, _, part = key.removeprefix("layer.").rpartition(".")
-            loaded.setdefault(places[name], {})[part] = value.clone()
-        said = self.layers.state_dict()
-        said["state"] = loaded
-        self.layers.load_state_dict(said)
+        carry_layers(self.layers, dict(self.model.named_parameters()), state, carrier)
 
 
 class Watch:

@@ -34,6 +34,7 @@ from captionary.represent.jagged import Jagged
 __all__ = ["Block", "Encoder", "Order", "batches", "catalogue_rows", "dense_of", "prefetched"]
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 Stream = Generator[tuple[Batch, torch.Tensor], None, None]
 
 _FAR = 10.0  # standard deviations at which numeric features are cut
@@ -89,13 +90,19 @@ class Block(NamedTuple):
     """L profile lists."""
     list_of: Ints
     """[N, E] which of them; [N, 0] without profiles."""
+    vectors: dict[str, tuple[Floats, Ints]]
+    """Of impressions: name → (P vectors [P, D], [N] which of them)."""
 
     def take(self, rows: Ints) -> Block:
-        """The impressions `rows`, with the lists that they use."""
+        """The impressions `rows`, with the lists and vectors that they use."""
         lists, list_of = self.lists, self.list_of[rows]
         if lists is not None:
             used, place = np.unique(list_of, return_inverse=True)
             lists, list_of = lists.take(used), place.reshape(list_of.shape)
+        vectors = {}
+        for name, (values, which) in self.vectors.items():
+            used, place = np.unique(which[rows], return_inverse=True)
+            vectors[name] = values[used], place.reshape(-1).astype(np.int64, copy=False)
         return Block(
             self.user[rows],
             self.item[rows],
@@ -104,6 +111,7 @@ class Block(NamedTuple):
             self.labels[rows],
             lists,
             list_of,
+            vectors,
         )
 
     @classmethod
@@ -127,6 +135,7 @@ class Block(NamedTuple):
             np.concatenate([part.labels for part in parts]),
             lists,
             np.concatenate([part.list_of + start for part, start in zip(parts, starts, strict=False)]),
+            {name: _joined([part.vectors[name] for part in parts]) for name in parts[0].vectors},
         )
 
 
@@ -165,6 +174,7 @@ class Encoder:
             lengths = self.tokens.lengths
             even = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
             self.tokens = self.tokens._replace(weights=even)
+        self.vectors = {name: items.vectors[name] for name in schema.vectors if name in items.vectors}
         self._stamps, self._turn = np.zeros(len(items.ids), np.int64), 1
 
     def block(self, group: RowGroup) -> Block:
@@ -195,6 +205,11 @@ class Encoder:
             stacked,
             group.lists if profiled else None,
             np.column_stack(numbers) if profiled else np.empty((len(item), 0), np.int64),
+            {
+                name: (group.vectors[name], table[f"vector.{name}"].to_numpy().astype(np.int64))
+                for name in self.schema.vectors
+                if name not in self.vectors
+            },
         )
 
     def batch(
@@ -204,7 +219,7 @@ class Encoder:
         unseen_user: npt.NDArray[np.bool_] | None = None,
         unseen_item: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[Batch, torch.Tensor]:
-        """(the impressions `rows` [B] of a block, their labels [B, T]); each distinct item and list comes once."""
+        """(the impressions `rows` [B] of a block, their labels [B, T]); distinct items, lists and vectors come once."""
         items, user = block.item[rows], block.user[rows]
         item_id = self.item_id[items]
         if unseen_user is not None:
@@ -229,9 +244,21 @@ class Encoder:
             visual=None if self.visual is None else torch.from_numpy(self.visual[distinct]),
             tokens=None if self.tokens is None else _tensors(self.tokens, distinct),
             profiles=profiles,
+            vectors={name: self._vectors(name, block, rows, distinct, place) for name in self.schema.vectors},
             profile_place=profile_place,
         )
         return batch, torch.from_numpy(block.labels[rows])
+
+    def _vectors(
+        self, name: str, block: Block, rows: Ints, items: Ints, place: Ints
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(distinct vectors of the impressions `rows`, which of them each has), given their distinct `items`."""
+        if name in self.vectors:
+            return torch.from_numpy(self.vectors[name][items]), torch.from_numpy(place)
+        values, which = block.vectors[name]
+        used, at = np.unique(which[rows], return_inverse=True)
+        at = at.reshape(-1).astype(np.int64, copy=False)
+        return torch.from_numpy(values[used]), torch.from_numpy(at)
 
 
 def catalogue_rows(catalogue: Vocabulary, group: RowGroup) -> Ints:
@@ -357,6 +384,13 @@ def prefetched(source: Stream, ahead: int) -> Stream:
     finally:
         stopped.set()
         thread.join()
+
+
+def _joined(parts: list[tuple[Floats, Ints]]) -> tuple[Floats, Ints]:
+    """Vectors and which of them rows have, one part after the other."""
+    starts = np.cumsum([0, *(len(values) for values, _ in parts)])
+    which = [number + start for (_, number), start in zip(parts, starts, strict=False)]
+    return np.concatenate([values for values, _ in parts]), np.concatenate(which)
 
 
 def _tensors(lists: Jagged, rows: Ints) -> Lists:
