@@ -140,39 +140,57 @@ class GreedyDecoder:
         rows, length, width = x.shape
         normed = torch.empty(rows, length, width, dtype=self.dtype)
         read = torch.empty(rows, length, self.heads * self.head_dim, dtype=self.dtype)
-        stream, normed_ = x.view(-1, width).numpy(), _numpy(normed.view(-1, width))
-        added = _numpy(torch.zeros(rows * length, width, dtype=self.dtype))
+        added = torch.zeros(rows, length, width, dtype=self.dtype)
         for layer, kept in zip(self.layers, cache, strict=True):
-            normalise(stream, added, layer.input_norm, self.epsilon, normed_)
+            _normalise(x, added, layer.input_norm, self.epsilon, normed)
             qkv = nn.functional.linear(normed, layer.qkv)
             if length == 1:
                 keys, values = _numpy(kept)
                 attend(_numpy(qkv[:, 0]), self.cosine, self.sine, keys, values, position, _numpy(read[:, 0]))
-            else:
+            elif layer is not self.layers[-1]:
                 self._open(qkv, kept, read)
-            added = _numpy(nn.functional.linear(read, layer.out).view(-1, width))
-            normalise(stream, added, layer.post_norm, self.epsilon, normed_)
+            else:  # behind the last keys and values, nothing but the last token matters
+                x, normed, read = (part[:, -1:].contiguous() for part in (x, normed, read))
+                self._open(qkv, kept, read)
+            added = nn.functional.linear(read, layer.out)
+            _normalise(x, added, layer.post_norm, self.epsilon, normed)
             gate, up = nn.functional.linear(normed, layer.gate_up).chunk(2, -1)
-            grown = nn.functional.silu(gate).mul_(up)
-            added = _numpy(nn.functional.linear(grown, layer.down).view(-1, width))
-        normalise(stream, added, self.norm, self.epsilon, normed_)
+            added = nn.functional.linear(nn.functional.silu(gate).mul_(up), layer.down)
+        _normalise(x, added, self.norm, self.epsilon, normed)
         return nn.functional.linear(normed[:, -1], self.head)
 
     def _open(self, qkv: Tensor, kept: Tensor, read: Tensor) -> None:
-        """`attend` for the T tokens that a row begins with, [B, T, (H + 2 K) E], at positions 0 to T - 1."""
+        """`attend` for the T tokens that a row begins with, [B, T, (H + 2 K) E], at positions 0 to T - 1.
+
+        Args:
+            qkv: queries, keys and values.
+            kept: gets keys and values.
+            read: gets what the last of the tokens read, as many as it has room for.
+        """
         rows, length, _ = qkv.shape
+        asking = read.shape[1]
         cosine, sine = torch.from_numpy(self.cosine[:length]), torch.from_numpy(self.sine[:length])
         heads = [self.heads, self.kv_heads, self.kv_heads]
-        q, k, v = torch.split(qkv.view(rows, length, -1, self.head_dim).transpose(1, 2).float(), heads, 1)
+        q, k, v = torch.split(
+            qkv.view(rows, length, -1, self.head_dim).transpose(1, 2).float(), heads, 1
+        )  # [B, heads, T, E]
         k = _rotate(k, cosine, sine)
         kept[0, :rows, :, :length], kept[1, :rows, :, :length] = k, v
+        q = _rotate(q[:, :, -asking:], cosine[-asking:], sine[-asking:])
         # The queries of the heads that share a key are rows of one product; small ones are faster in float32.
-        together = _rotate(q, cosine, sine).reshape(rows * self.kv_heads, -1, self.head_dim)
+        together = q.reshape(rows * self.kv_heads, -1, self.head_dim)
         scores = torch.bmm(together, k.flatten(0, 1).transpose(1, 2)).mul_(self.head_dim**-0.5)
-        later = torch.ones(length, length, dtype=torch.bool).triu(1)
-        scores.view(len(scores), -1, length, length).masked_fill_(later, -torch.inf)
-        seen = torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(rows, self.heads, length, self.head_dim)
-        read.view(rows, length, self.heads, self.head_dim).copy_(seen.transpose(1, 2))
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)[-asking:]
+        scores.view(len(scores), -1, asking, length).masked_fill_(later, -torch.inf)
+        seen = torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(rows, self.heads, asking, self.head_dim)
+        read.view(rows, asking, self.heads, self.head_dim).copy_(seen.transpose(1, 2))
+
+
+def _normalise(x: Tensor, added: Tensor, weight: Any, epsilon: float, out: Tensor) -> None:
+    width = x.shape[-1]
+    normalise(
+        x.view(-1, width).numpy(), _numpy(added.view(-1, width)), weight, epsilon, _numpy(out.view(-1, width))
+    )
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
