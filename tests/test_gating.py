@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -21,6 +22,7 @@ from captionary.gating import (
     gate_context,
     gate_stage,
     looked_before,
+    looked_now,
     measure_curve,
     with_paid,
 )
@@ -28,6 +30,7 @@ from captionary.pipeline import Stages
 from captionary.rank.settings import RankerConfig
 from captionary.settings import DataConfig, EvidenceConfig, RunConfig
 from captionary.understand.gate_settings import GateConfig
+from captionary.understand.media_settings import MediaConfig
 from captionary.understand.store import CaptionStore
 from captionary.world.settings import WorldConfig
 
@@ -116,6 +119,34 @@ def test_a_decision_is_made_once(stages: Stages) -> None:
     assert again.decision.chosen.tolist() == first.decision.chosen.tolist()
     assert again.decision.reason == first.decision.reason
     assert again.forecast == first.forecast
+
+
+def test_the_gate_looks_at_what_the_caption_stage_captions(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+    monkeypatch.setattr("captionary.gating.look", lambda *_, **settings: asked.update(settings))
+    config = dataclasses.replace(stages.config, media=MediaConfig(entries="all", most=3))
+    looked_now(config, stages.dataset, None, None)  # type: ignore[arg-type]
+    assert (asked["entries"], asked["most"]) == ("all", 3)
+    assert asked["locate"].folder == config.runs / "media"
+
+
+def test_a_finished_stage_of_several_media_tells_sets_and_what_each_took(tmp_path: Path) -> None:
+    table = {
+        "media_digest": ["a", "a", "a", "a", None, "b"],
+        "status": ["ok", "ok", "ok", "ok", "ok", "failed"],
+        "latency_ms": [100.0, 300.0, 300.0, 200.0, None, None],
+        "views": [1, 2, 2, 2, None, None],
+        "caption": ["x", "x; y", "x; y", "x; z", "imported", None],
+    }
+    pq.write_table(pa.table(table), tmp_path / "captions.parquet")
+    np.savez(tmp_path / "vectors.npz", vectors=np.zeros((6, 2)), present=np.zeros(6, bool))
+    found = looked_before(tmp_path)
+    assert found.missing.tolist() == [1, 2, 2, 2, 1, 0]
+    assert found.media.tolist() == [0, 1, 1, 2, 3, -1]
+    assert found.seconds_each == pytest.approx(0.9 / 7)
+    assert not found.captioned.any()
 
 
 def test_the_learned_policy_is_fitted_before_the_decision(stages: Stages, tmp_path: Path) -> None:

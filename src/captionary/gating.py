@@ -53,6 +53,7 @@ __all__ = [
     "gate_stage",
     "known_log",
     "looked_before",
+    "looked_now",
     "measure_curve",
     "model_path",
     "with_paid",
@@ -155,9 +156,7 @@ def gate_stage(
         store: the caption store.
         chosen: the gate's settings.
     """
-    looked = look(
-        dataset.items(["media"]), dataset.root, captioner, store, embed=chosen.policy in ("budget", "learned")
-    )
+    looked = looked_now(config, dataset, captioner, store, embed=chosen.policy in ("budget", "learned"))
     model = model_path(config, chosen) if chosen.policy == "learned" else None
     expected = fingerprint(
         data=data,
@@ -186,21 +185,47 @@ def gate_config(config: RunConfig) -> GateConfig:
     return config.gate
 
 
+def looked_now(
+    config: RunConfig, dataset: Dataset, captioner: Any, store: CaptionStore, *, embed: bool = True
+) -> Looked:
+    """What is known of the media that the run's caption stage would caption; its encoder may be run."""
+    from captionary.captioning import Fetcher  # which knows this module
+
+    media = config.media
+    return look(
+        dataset.items(["item_id", "media"]),
+        dataset.root,
+        captioner,
+        store,
+        embed=embed,
+        entries=media.entries,
+        most=media.most,
+        locate=Fetcher(media.remote, config.runs / "media"),
+    )
+
+
 def looked_before(captions: Path) -> Looked:
     """The media of a finished caption stage, as if nothing of them had been captioned yet."""
-    table = pq.read_table(captions / "captions.parquet", columns=["media_digest", "status", "latency_ms"])
+    columns = ["media_digest", "status", "latency_ms", "views", "caption"]
+    table = pq.read_table(captions / "captions.parquet", columns=columns).to_pydict()
     with np.load(captions / "vectors.npz") as stored:
         vectors, present = stored["vectors"].astype(np.float32), stored["present"]
-    told = [status == "ok" for status in table["status"].to_pylist()]
-    # Captions that were imported have no digest; each item then stands for itself.
-    digests = [
-        (key or f"row {row}") if ok else None
-        for row, (key, ok) in enumerate(zip(table["media_digest"].to_pylist(), told, strict=True))
-    ]
-    latency = table["latency_ms"].drop_null().to_numpy()
-    latency = latency[latency > 0]
-    seconds = float(latency.mean()) / 1000 if len(latency) else None
-    return Looked(tuple(digests), np.zeros(len(told), np.bool_), vectors, present, seconds)
+    contents: list[tuple[str, ...]] = []
+    for row, key in enumerate(table["media_digest"]):
+        views = table["views"][row] or 1
+        if table["status"][row] != "ok":
+            contents.append(())
+        elif not key:  # Captions that were imported have no digest; each item then stands for itself.
+            contents.append((f"row {row}",))
+        elif views == 1:
+            contents.append((key,))
+        else:  # the first medium's is known, of the others what they say
+            contents.append((key, *(f"{n} of {table['caption'][row]}" for n in range(1, views))))
+    missing = np.array(list(map(len, contents)), np.int64)
+    latency = np.array([0.0 if value is None else value for value in table["latency_ms"]])
+    waited = (latency > 0) & (missing > 0)
+    seconds = float(latency[waited].sum() / missing[waited].sum()) / 1000 if waited.any() else None
+    return Looked(tuple(contents), missing, vectors, present, seconds)
 
 
 def finished(config: RunConfig) -> Stages:

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.understand.fake import FakeCaptioner, column, items_of, write_pictures
+from tests.understand.servers import serving
 
 from captionary.errors import CaptionaryError
 from captionary.understand.caption import caption_items
-from captionary.understand.engine_ray import RayEngine, RemoteStore, StoreActor
+from captionary.understand.captioner import StoppedError
+from captionary.understand.endpoint import EndpointConfig
+from captionary.understand.engine_ray import RayEngine, RemoteAccount, RemoteStore, StoreActor
+from captionary.understand.spending import Account, CapReachedError, Reserve
 from captionary.understand.store import CaptionRecord, CaptionStore
 
 POISON = (1, 2, 3)
@@ -102,16 +106,32 @@ def test_a_job_on_two_workers_one_of_which_is_killed(cluster, tmp_path):
         assert (again.new, again.reused, again.failed) == (0, 161, report.failed)
         here.close()
 
+    pytest.importorskip("aiohttp", reason="the cap of an endpoint needs captionary[endpoint]")
+    from captionary.understand.openai import EndpointCaptioner
+
+    # One cap for both workers, and what was answered under it is kept.
+    config = EndpointConfig(max_requests=9, concurrency=2)
+    with CaptionStore(tmp_path / "served.sqlite") as store, serving(lambda r: r.say("a cat")) as server:
+        captioner = EndpointCaptioner(f"{server.url}#tiny", config=config)
+        with pytest.raises(StoppedError, match=r"max_requests == 9, .*; 9 were made"):
+            caption_items(items, tmp_path, captioner, store, batch_size=4, engine=engine)
+        assert len(server.requests) == 9
+        assert sum(record.status == "ok" for _, record in store.rows()) == 9
+        assert captioner.spent == (9, 90, 27, 0.0)
+
+
+class Method:
+    """One that is called as Ray's are."""
+
+    def __init__(self, method):
+        self.remote = method
+
 
 class Direct:
     """Stands for Ray's handle of the store actor."""
 
     def __init__(self, actor):
-        self.actor = actor
-        self.call = self
-
-    def remote(self, *args):
-        return self.actor.call(*args)
+        self.call, self.spend = Method(actor.call), Method(actor.spend)
 
 
 @pytest.fixture
@@ -143,6 +163,21 @@ def test_the_store_from_afar(direct):
         other.close  # noqa: B018
     with pytest.raises(AttributeError):
         other._db  # noqa: B018
+
+
+def test_the_account_outlives_its_actor(tmp_path, direct):
+    path, begun = str(direct.path), Account(EndpointConfig(max_requests=2), 8)
+    first, again = StoreActor(path, "job", begun), StoreActor(path, "job", begun)
+    assert RemoteAccount(Direct(first)).ask("a")
+    assert RemoteAccount(Direct(first)).ask("b")
+    restarted = RemoteAccount(Direct(again))
+    assert not restarted.ask("c")
+    restarted.settle("a", Reserve(1, 2))
+    restarted.settle("b", None)
+    assert restarted.spent() == (2, 4097, 10, 0.0)
+    with pytest.raises(CapReachedError, match="max_requests == 2"):
+        restarted.ask("c")
+    assert again.close().spent.requests == 2
 
 
 def test_a_failing_store_is_an_error_of_the_user(tmp_path, monkeypatch, direct):

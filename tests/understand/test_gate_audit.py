@@ -37,6 +37,7 @@ def captions() -> pa.Table:
             "latency_ms": pa.array([None, None, None, 2500.0], pa.float32()),
             "prompt_tokens": pa.array([None, None, None, 10], pa.int32()),
             "output_tokens": pa.array([None, None, None, 6], pa.int32()),
+            "views": pa.array([None, None, None, 2], pa.int32()),
         }
     )
 
@@ -58,7 +59,7 @@ def test_an_audit_counts_what_was_paid_and_covered(before: Forecast) -> None:
     found = audit(before, captions(), item, times, lent=lent, price_per_item=0.5, price_per_second=0.2)
     assert (found.items, found.failed, found.tokens, found.impressions) == (1, {"corrupt": 1}, 16, 4)
     assert found.seconds == pytest.approx(2.5)
-    assert found.money == pytest.approx(0.5 + 0.2 * 2.5)
+    assert found.money == pytest.approx(2 * 0.5 + 0.2 * 2.5)
     assert found.described == pytest.approx(2 / 4)
     assert found.lent == pytest.approx(1 / 4)
     assert found.days == pytest.approx(6)

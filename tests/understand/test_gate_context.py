@@ -66,7 +66,9 @@ def test_looking_asks_the_encoder_once_and_the_captioner_never(items: pa.Table, 
     np.testing.assert_array_equal(first.vectors, again.vectors)
     assert first.media[0] == first.media[3] != first.media[1]
     assert first.media[5] == -1
-    assert first.seconds_per_item is None
+    assert first.contents[4] == first.contents[5] == ()
+    assert first.missing.tolist() == [1, 1, 1, 1, 0, 0]
+    assert first.seconds_each is None
 
 
 def test_what_was_captioned_is_known_with_what_it_took(items: pa.Table, tmp_path: Path) -> None:
@@ -75,8 +77,93 @@ def test_what_was_captioned_is_known_with_what_it_took(items: pa.Table, tmp_path
         caption_items(items.slice(0, 1), tmp_path, captioner, store, progress=False)
         found = look(items, tmp_path, captioner, store)
     assert found.captioned.tolist() == [True, False, False, True, False, False]
-    assert found.seconds_per_item is not None
-    assert found.seconds_per_item > 0
+    assert found.seconds_each is not None
+    assert found.seconds_each > 0
+
+
+def album(*media: list[str]) -> pa.Table:
+    """Items of several media."""
+    size = len(media)
+    return pa.table(
+        {
+            "item_id": pa.array(range(size)),
+            "media": media,
+            "title": [""] * size,
+            "created_at": pa.array([None] * size, pa.timestamp("us", tz="UTC")),
+        }
+    )
+
+
+NOBODY = pa.table(
+    {"item_id": pa.array([], pa.int64()), "timestamp": pa.array([], pa.timestamp("us", tz="UTC"))}
+)
+
+
+@pytest.mark.usefixtures("items")
+def test_of_several_media_those_are_looked_at_that_would_be_captioned(tmp_path: Path) -> None:
+    catalogue = album(
+        ["a.png", "b.png"], ["b.png", " ", "d.png"], ["a.png"], ["a.png", "b.png", "c.png"],
+        ["a.png", "broken.png"], ["broken.png", "none.png"], ["a.png", "d.png", "b.png"],
+    )  # fmt: skip
+    captioner = LookingCaptioner(vector_size=4)
+    config = GateConfig(policy="budget", seconds_per_item=2.0, price_per_item=1.0)
+    with CaptionStore(tmp_path / "store.sqlite") as store:
+        found = look(catalogue, tmp_path, captioner, store, entries="all")
+        assert captioner.looks == 3
+        # The same set in another order, and of the same bytes under another name; not a subset, nor more.
+        assert found.media[0] == found.media[1] == found.media[6]
+        assert found.media[2] == found.media[4]  # of one the second is no picture
+        assert len({found.media[row] for row in (0, 2, 3)}) == 3
+        assert found.media[5] == -1
+        assert found.missing.tolist() == [2, 2, 1, 3, 1, 0, 2]
+        assert not found.captioned.any()
+        fewer = look(catalogue, tmp_path, captioner, store, entries="all", most=2)
+        assert fewer.media[3] == fewer.media[0]
+        first = look(catalogue, tmp_path, captioner, store)
+        assert first.missing.tolist() == [1, 1, 1, 1, 1, 0, 1]
+        assert first.media[0] == first.media[2] != first.media[1]
+
+        caption_items(album(["a.png"], ["c.png"]), tmp_path, captioner, store, progress=False)
+        again = look(catalogue, tmp_path, captioner, store, entries="all")
+        assert again.missing.tolist() == [1, 1, 0, 1, 0, 0, 1]
+        assert again.captioned.tolist() == [False, False, True, False, True, False, False]
+        made = build_context(Catalogue(catalogue, NOBODY, NOBODY), again, CUT, config)
+        assert made.seconds.tolist() == [2, 2, 0, 2, 0, 0, 2]
+        whole = build_context(Catalogue(catalogue, NOBODY, NOBODY), found, CUT, config)
+        assert whole.money.tolist() == [2, 2, 1, 3, 1, 0, 2]
+
+        # The vectors are those of the caption stage, to the last bit.
+        report = caption_items(catalogue, tmp_path, captioner, store, progress=False, entries="all")
+    np.testing.assert_array_equal(found.present, report.has_vector)
+    np.testing.assert_array_equal(found.vectors, report.vectors)
+
+
+@pytest.mark.usefixtures("items")
+def test_a_budget_in_seconds_counts_every_medium(tmp_path: Path) -> None:
+    catalogue = album(["a.png", "b.png", "c.png"], ["b.png", "c.png"], ["c.png", "b.png"], ["a.png"])
+    captioner = LookingCaptioner(vector_size=4)
+    config = GateConfig(policy="always", seconds_per_item=1.0, seconds=3.0)
+    with CaptionStore(tmp_path / "store.sqlite") as store:
+        looked = look(catalogue, tmp_path, captioner, store, entries="all")
+        made = build_context(Catalogue(catalogue, NOBODY, NOBODY), looked, CUT, config)
+        decision = gate(catalogue, made, Budget.of(config, made), config)
+        assert made.seconds[decision.chosen].sum() <= 3
+        assert set(decision.reason[1:3]) in ({"", "gate_same_media"}, {"gate_over_budget"})
+        held = hold_back(catalogue, decision)
+        caption_items(held, tmp_path, captioner, store, progress=False, entries="all")
+    assert captioner.images <= 3
+
+
+@pytest.mark.usefixtures("items")
+def test_media_are_found_as_the_caption_stage_finds_them(tmp_path: Path) -> None:
+    captioner = LookingCaptioner(vector_size=4)
+    with CaptionStore(tmp_path / "store.sqlite") as store:
+        found = look(
+            album(["shop://a"]), tmp_path, captioner, store, locate=lambda uri, root: root / f"{uri[7:]}.png"
+        )
+        assert look(album(["shop://a"]), tmp_path, captioner, store).media.tolist() == [-1]
+    assert found.media.tolist() == [0]
+    assert captioner.looks == 1
 
 
 def test_a_context_knows_nothing_of_what_comes_after(items: pa.Table, tmp_path: Path) -> None:
@@ -97,7 +184,7 @@ def test_a_context_knows_nothing_of_what_comes_after(items: pa.Table, tmp_path: 
     np.testing.assert_array_equal(made.exposure.future, same.exposure.future)
     assert made.age[:3].tolist() == [10, 5, 1]
     assert np.isnan(made.age[5])
-    assert made.money.tolist() == [1 + 3 * 2] * 6
+    assert made.money.tolist() == [1 + 3 * 2] * 4 + [0, 0]  # nothing is paid for what cannot be read
     assert made.said[2] > 0.5 > made.said[0]
 
 

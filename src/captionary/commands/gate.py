@@ -31,12 +31,11 @@ def gate_plan(config: Path) -> None:
     """
     import dataclasses
 
-    from captionary.gating import decide, gate_config, gate_stage, model_path
+    from captionary.gating import decide, gate_config, gate_stage, looked_now, model_path
     from captionary.settings import load_run
     from captionary.stages import locked
     from captionary.understand.captioner import ImportedCaptions, load_captioner
     from captionary.understand.gate_audit import markdown
-    from captionary.understand.gate_context import look
     from captionary.understand.gate_settings import POLICIES
     from captionary.understand.store import CaptionStore
 
@@ -49,7 +48,7 @@ def gate_plan(config: Path) -> None:
             raise _imported(run.captioner.source)
         with CaptionStore(run.runs / "captions.sqlite") as store:
             # Before the plan of the run, so that every policy is told the same of the same pictures.
-            looked = look(dataset.items(["media"]), dataset.root, captioner, store)
+            looked = looked_now(run, dataset, captioner, store)
             mine = gate_stage(run, dataset, data, captioner, store, chosen)[0].forecast
     forecasts = [mine]
     for policy in POLICIES:

@@ -127,6 +127,11 @@ class EndpointConfig:
             raise bad_value("api_key_env", "(hidden)", "the name of an environment variable, not the key")
 
     @property
+    def capped(self) -> bool:
+        """Whether there is any cap."""
+        return any(cap is not None for cap in (self.max_requests, self.max_output_tokens, self.max_cost))
+
+    @property
     def key(self) -> str:
         """The key from the environment, empty where none is asked for.
 

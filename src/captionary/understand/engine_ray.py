@@ -7,12 +7,14 @@
 SQLite must not be shared over a network file system, so one actor beside the file does all reading and writing; a
 commit holds a batch, which keeps that actor far from being the limit (`docs/scale.md`). An actor that dies loses its
 uncommitted batch only: Ray starts another one for the block, and that finds in the store what was committed before.
+A cap on what the captioner may spend is the job's: the same actor keeps its account, in a file beside the store.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,18 +25,22 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from captionary.errors import CaptionaryError, bad_value
-from captionary.understand.captioner import Captioner
+from captionary.understand.captioner import Captioner, StoppedError
 from captionary.understand.job import CaptionJob, JobOptions
 from captionary.understand.media import MediaError
+from captionary.understand.spending import Account, CapReachedError, Reserve, Spent
+from captionary.understand.spending_shared import Ledger, SharedCap
 from captionary.understand.store import CaptionStore
 from captionary.understand.views import View
 
-__all__ = ["CaptionActor", "RayEngine", "RemoteStore"]
+__all__ = ["CaptionActor", "RayEngine", "RemoteAccount", "RemoteStore"]
 
 _SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("uri", "digest", "reason", "detail", "key")] + [("frame", pa.int64())]
+    [(name, pa.string()) for name in ("uri", "digest", "reason", "detail", "key", "stopped")]
+    + [("frame", pa.int64())]
 )
-"""What an actor tells of each view: the file's digest, or why there is none, and why there is no record of the view."""
+"""What an actor tells of each view: the file's digest, or why there is none, and why there is no record of the view;
+or, in a row of its own, why its captioner can no longer go on."""
 _STORE_METHODS = frozenset(
     name for name, _ in inspect.getmembers(CaptionStore, inspect.isfunction) if not name.startswith("_")
 ) - {"rows", "close"}
@@ -92,12 +98,17 @@ class RayEngine:
         keeper: Any = (
             ray.remote(StoreActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-            .remote(str(job.store.path.resolve()))
+            .remote(str(job.store.path.resolve()), uuid.uuid4().hex, _account(job.captioner))
         )
+        stopped = ""
         try:
             ray.get(keeper.made.remote())  # it runs before anybody else holds a handle of it
             for told in self._results(ray, keeper, job, unique):
-                _learn(job, told, uses)
+                stopped = stopped or next(filter(None, told["stopped"]), "")
+                if not stopped:
+                    _learn(job, told, uses)
+            if stopped:  # and not before: what the others had asked for is kept
+                raise StoppedError(stopped)
             # From the store's actor: those that died have taken with them what they knew.
             made, reused = ray.get(keeper.made.remote())
             job.made |= made
@@ -112,7 +123,9 @@ class RayEngine:
             todo = "run again: what was captioned is kept"
             raise bad_value("engine", "ray", "a cluster that finishes", where=found, todo=todo) from None
         finally:
-            ray.get(keeper.close.remote())
+            account = ray.get(keeper.close.remote())
+            if account is not None:
+                job.captioner.account.spent = account.spent  # type: ignore[attr-defined]
             ray.kill(keeper)
 
     def _results(
@@ -144,6 +157,7 @@ class RayEngine:
                 "load": self.load,
                 "captioner": captioner,
                 "started": job.started,
+                "capped": _account(job.captioner) is not None,
             },
             batch_size=None,  # a block is a batch
             batch_format="pyarrow",
@@ -167,6 +181,7 @@ class CaptionActor:
         load: Callable[[], Captioner] | None,
         captioner: Any,
         started: Any,
+        capped: bool = False,
     ) -> None:
         import ray
 
@@ -174,9 +189,14 @@ class CaptionActor:
         self.captioner: Captioner = load() if load is not None else ray.get(captioner)
         # The same name after a restart: what the process before it had claimed is given up.
         self.store = RemoteStore(keeper, str(ray.get_runtime_context().get_actor_id()))
+        self._stopped = ""
+        if capped:
+            _share(self.captioner, keeper)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """What became of a block's views, one row each, as of `_SCHEMA`."""
+        if self._stopped:
+            return self._given_up()
         views = [
             View(uri, None if frame < 0 else frame)
             for uri, frame in zip(block["uri"].to_pylist(), block["frame"].to_pylist(), strict=True)
@@ -184,7 +204,11 @@ class CaptionActor:
         with tqdm(disable=True) as bar:
             job = CaptionJob(self.root, self.captioner, self.store, self.options, bar)  # type: ignore[arg-type]
             job.started = self.started
-            job.run(views)
+            try:
+                job.run(views)
+            except StoppedError as error:
+                self._stopped = str(error)
+                return self._given_up()
         rows = []
         for view in views:
             key = job.key(view)
@@ -205,12 +229,17 @@ class CaptionActor:
             )
         return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
+    def _given_up(self) -> pa.Table:
+        return pa.Table.from_pylist([{"stopped": self._stopped}], schema=_SCHEMA)
+
 
 class StoreActor:
-    """The one process that has the store's file open, for all actors of a job."""
+    """The one process that has the store's file open, for all actors of a job, and the account of what they spend."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, job: str = "", account: Account | None = None) -> None:
         self.path = Path(path)
+        self._job, self._account = job, account
+        self._ledger: Ledger | None = None
         self._stores: dict[str, CaptionStore] = {}  # by actor: claims belong to one each
         self._incarnations: dict[str, str] = {}
         self._made: set[str] = set()
@@ -237,17 +266,37 @@ class StoreActor:
         """Keys of the views that were captioned, and that got a near-duplicate's caption."""
         return self._made, self._reused
 
-    def close(self) -> None:
-        """Give up all claims."""
+    def spend(self, name: str, *args: Any) -> Any:
+        """A method of the job's `Ledger`; what it raises as `CaptionaryError` is returned."""
+        try:
+            return getattr(self._open_ledger(), name)(*args)
+        except CaptionaryError as error:
+            return _Failure(str(error), isinstance(error, CapReachedError))
+
+    def close(self) -> Account | None:
+        """Give up all claims and close the account, where there is one; as it then is."""
         while self._stores:
             self._stores.popitem()[1].close()
+        if self._account is not None:
+            ledger, self._ledger = self._open_ledger(), None
+            self._account = ledger.end()
+        return self._account
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            assert self._account is not None
+            path = self.path.with_suffix(".spending.sqlite")
+            self._ledger = Ledger(path, self._job, self._account)
+        return self._ledger
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error of the store on its way between processes."""
+    """An error of the store or the ledger on its way between processes."""
 
     message: str
+    cap: bool = False
+    """Whether it is a cap that was reached."""
 
 
 _INCARNATIONS = count()
@@ -274,6 +323,43 @@ class RemoteStore:
             return found
 
         return method
+
+
+class RemoteAccount:
+    """The job's account behind the store actor: what `SharedCap` asks of it."""
+
+    def __init__(self, keeper: Any) -> None:
+        self._keeper = keeper
+
+    def ask(self, name: str) -> bool:
+        """See `Ledger.ask`."""
+        return bool(self._call("ask", name))
+
+    def settle(self, name: str, used: Reserve | None) -> None:
+        """See `Ledger.settle`."""
+        self._call("settle", name, used)
+
+    def spent(self) -> Spent:
+        """See `Ledger.spent`."""
+        return Spent(*self._call("spent"))
+
+    def _call(self, name: str, *args: Any) -> Any:
+        import ray
+
+        found = ray.get(self._keeper.spend.remote(name, *args))
+        if isinstance(found, _Failure):
+            raise (CapReachedError if found.cap else StoppedError)(found.message)
+        return found
+
+
+def _account(captioner: object) -> Account | None:
+    """What a captioner may spend; None where it may spend anything, or nothing."""
+    account = getattr(captioner, "account", None)
+    return account if isinstance(account, Account) and account.config.capped else None
+
+
+def _share(captioner: Any, keeper: Any) -> None:
+    captioner.share(SharedCap(RemoteAccount(keeper)))
 
 
 def _number(frame: int | None) -> int:

@@ -71,13 +71,13 @@ class GateContext(NamedTuple):
     """That moment, microseconds since 1970, UTC."""
     exposure: Exposure
     media: Ints
-    """[I] number of the item's media content; items of one number share a caption; -1: none, or not readable."""
+    """[I] number of the item's media contents; items of one number share a caption; -1: none, or not readable."""
     captioned: Flags
-    """[I] whether the media has a caption already."""
+    """[I] whether all its media that would be captioned are."""
     seconds: Floats
-    """[I] what captioning takes; NaN where it was never measured."""
+    """[I] what captioning the media that are not takes; NaN where it was never measured."""
     money: Floats
-    """[I] what captioning costs."""
+    """[I] what captioning them costs."""
     said: Floats
     """[I] how much of what a caption would say the item's text says, 0 to 1."""
     age: Floats

@@ -184,7 +184,8 @@ def audit(
         item: row of the item of each logged impression, [N].
         timestamp: microseconds of each; those from the decision to the end of the horizon are looked at, [N].
         lent: which items were lent tokens, [I].
-        price_per_item, price_per_second: as in the config.
+        price_per_item, price_per_second: as in the config; of an item of several media, those that had been captioned
+            before are counted too.
 
     Raises:
         CaptionaryError: a forecast of other items.
@@ -201,6 +202,7 @@ def audit(
         str(reason) for reason, ok in zip(chosen["reason"].to_pylist(), done.tolist(), strict=True) if not ok
     )
     seconds = _sum(chosen, ("latency_ms",), done) / 1000
+    media = _sum(chosen, ("views",), done)
     end = before.cutoff + before.horizon_days * 86_400_000_000
     after = (timestamp >= before.cutoff) & (timestamp < end)
     shown = item[after]
@@ -211,7 +213,7 @@ def audit(
         failed=dict(reasons),
         seconds=seconds,
         tokens=int(_sum(chosen, ("prompt_tokens", "output_tokens"), done)),
-        money=float(price_per_item * done.sum() + price_per_second * seconds),
+        money=float(price_per_item * media + price_per_second * seconds),
         impressions=len(shown),
         described=float(told[shown].mean()) if len(shown) else None,
         lent=float((lent & ~told)[shown].mean()) if len(shown) and lent is not None else None,

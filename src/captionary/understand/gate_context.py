@@ -1,6 +1,6 @@
 """Gather what the gate may know: exposure before the decision, digests, costs, text, and how pictures look.
 
-items, media ──digest──▶ same media, captioned before, measured latency
+items, views ──digest──▶ same media, captioned before, measured latency
              ──embed───▶ visual vectors (the encoder alone; kept in the store, where the captioner finds them)
 impressions, events before the cut-off ──▶ exposure forecast, weight in profiles
 titles and text columns ──▶ how much is said already
@@ -29,6 +29,7 @@ from captionary.understand.gate_lookalike import metadata_space, neighbours, vis
 from captionary.understand.gate_settings import GateConfig
 from captionary.understand.media import LIMITS, MediaError, MediaLimits, digest, locate, open_image
 from captionary.understand.store import CaptionStore
+from captionary.understand.views import Locate, views_of
 
 __all__ = ["Catalogue", "Looked", "build_context", "carried_out", "hold_back", "look", "mark", "text_says"]
 
@@ -45,26 +46,32 @@ _MOST_CATEGORIES = 1000
 
 
 class Looked(NamedTuple):
-    """What the store and the encoder know of I items' media."""
+    """What the store and the encoder know of the media of I items that the captioner would be invoked on."""
 
-    digests: tuple[str | None, ...]
-    """Of each item's first medium; None where there is none, it cannot be read, or it was refused before."""
-    captioned: Flags
-    """[I] whether this captioner has captioned it."""
+    contents: tuple[tuple[str, ...], ...]
+    """Digests of each item's media; those that cannot be read, or were refused before, are left out."""
+    missing: Ints
+    """[I] how many of them this captioner has not captioned."""
     vectors: npt.NDArray[np.float32]
-    """[I, D], zeros where there is none; D = 0 without an encoder."""
+    """[I, D] mean of the media's, zeros where there is none; D = 0 without an encoder."""
     present: Flags
     """[I] whether the row of `vectors` is one."""
-    seconds_per_item: float | None
-    """Mean latency of this captioner's captions in the store; None where it has none."""
+    seconds_each: float | None
+    """Mean latency of this captioner's captions in the store, one of each medium; None where it has none."""
 
     @property
     def media(self) -> Ints:
-        """[I] a number for each content, -1 where there is none."""
-        number: dict[str, int] = {}
+        """[I] a number for each set of contents, -1 for the empty one."""
+        number: dict[tuple[str, ...], int] = {(): -1}
         return np.array(
-            [-1 if key is None else number.setdefault(key, len(number)) for key in self.digests], np.int64
+            [number.setdefault(tuple(sorted(keys)), len(number) - 1) for keys in self.contents], np.int64
         )
+
+    @property
+    def captioned(self) -> Flags:
+        """[I] whether there are media, and this captioner has captioned all of them."""
+        some = np.array([bool(keys) for keys in self.contents], np.bool_)
+        return np.asarray(some & (self.missing == 0), np.bool_)
 
 
 class Catalogue(NamedTuple):
@@ -92,49 +99,63 @@ def look(
     batch_size: int = 32,
     threads: int = 2,
     limits: MediaLimits = LIMITS,
+    entries: str = "first",
+    most: int = 4,
+    locate: Locate = locate,
 ) -> Looked:
-    """Digest the first medium of every item, look it up in the store, and embed what has no vector yet.
+    """Digest the media of every item that would be captioned, look them up, and embed what has no vector yet.
 
     The encoder alone is run, where the captioner has `embed(images)`; its vectors go to the store, batch by batch. A
     captioner without it, or without vectors, costs nothing here, and the gate compares items by metadata.
+
+    Args:
+        items: needs the columns `item_id` and `media`.
+        root: where relative media entries start.
+        captioner: which would be invoked.
+        store: of its captions.
+        embed: whether the encoder may be run.
+        batch_size: pictures that it is given together.
+        threads: that read.
+        limits: files beyond these are refused.
+        entries, most, locate: of the caption stage, see `captionary.understand.caption.caption_items`.
     """
-    uris = [
-        next((uri for uri in entries or () if uri and uri.strip()), None)
-        for entries in items["media"].to_pylist()
-    ]
+    views, _ = views_of(items, entries=entries, most=most)
     with ThreadPoolExecutor(threads, thread_name_prefix="captionary-gate") as pool:
-        distinct = list(dict.fromkeys(uri for uri in uris if uri is not None))
-        found = dict(zip(distinct, pool.map(lambda uri: _digest(uri, root, limits), distinct), strict=True))
-        digests = tuple(None if uri is None else found[uri] for uri in uris)
-        keys = list(dict.fromkeys(key for key in digests if key is not None))
+        distinct = list(dict.fromkeys(view.uri for of_item in views for view in of_item))
+        found = dict(
+            zip(distinct, pool.map(lambda uri: _digest(uri, root, limits, locate), distinct), strict=True)
+        )
+        paths = {read[0]: read[1] for read in found.values() if read is not None}
+        keys = list(paths)
         records = store.get_many(keys, captioner.fingerprint)
         told = {key: record for key, record in records.items() if record.status == "ok"}
         # What media are refused for is kept for all captioners, under the limits.
         records |= store.get_many([key for key in keys if key not in records], limits.fingerprint)
+        usable = {key for key in keys if key not in records or records[key].status == "ok"}
         size = int(captioner.vector_size) if embeds(captioner) else 0
         if size and embed and hasattr(captioner, "embed"):
-            paths = {key: locate(uri, root) for uri, key in found.items() if key is not None}
             has = store.has_vectors(keys, captioner.encoder_fingerprint)
             todo = [key for key in keys if key not in has]
             for start in range(0, len(todo), batch_size):
                 _embed_batch(todo[start : start + batch_size], paths, captioner, store, pool, limits)
-    vectors, present = np.zeros((len(uris), size), np.float32), np.zeros(len(uris), np.bool_)
-    if size:
-        known = store.get_vectors(keys, captioner.encoder_fingerprint)
-        for row, key in enumerate(digests):
-            if key in known:
-                vectors[row], present[row] = known[key], True
-        if embed and hasattr(
-            captioner, "embed"
-        ):  # what the encoder could not open, the captioner cannot either
-            digests = tuple(key if key in known else None for key in digests)
-    refused = {key for key, record in records.items() if record.status != "ok"}
-    digests = tuple(None if key in refused else key for key in digests)
+    known = store.get_vectors(keys, captioner.encoder_fingerprint) if size else {}
+    if size and embed and hasattr(captioner, "embed"):
+        usable &= known.keys()  # what the encoder could not open, the captioner cannot either
+    vectors, present = np.zeros((len(views), size), np.float32), np.zeros(len(views), np.bool_)
+    contents = []
+    for row, of_item in enumerate(views):
+        read = [each[0] for view in of_item if (each := found[view.uri]) is not None]
+        kept = [key for key in read if key in usable]
+        contents.append(tuple(dict.fromkeys(kept)))
+        # As the caption stage: the mean of those that can be captioned, a picture that is there twice counted twice.
+        if mine := [known[key] for key in kept or read if key in known]:
+            vectors[row] = mine[0] if len(mine) == 1 else np.mean(mine, axis=0)
+            present[row] = True
     # A near-duplicate's caption was not waited for, so it says nothing about what one takes.
     latencies = [record.latency_ms for record in told.values() if record.latency_ms > 0]
     return Looked(
-        digests,
-        np.array([key in told for key in digests], np.bool_),
+        tuple(contents),
+        np.array([sum(key not in told for key in mine) for mine in contents], np.int64),
         vectors,
         present,
         float(np.mean(latencies)) / 1000 if latencies else None,
@@ -159,9 +180,9 @@ def build_context(catalogue: Catalogue, looked: Looked, cutoff: int, config: Gat
         category=columns[0] + 1 if columns else None,
     )
     event_item, event_times = _rows(catalogue.events, items["item_id"])
-    seconds = config.seconds_per_item or looked.seconds_per_item
-    taken = np.full(size, math.nan if seconds is None else seconds)
-    money = config.price_per_item + (config.price_per_second * np.nan_to_num(taken))
+    seconds = config.seconds_per_item or looked.seconds_each
+    taken = (math.nan if seconds is None else seconds) * looked.missing.astype(np.float64)
+    money = config.price_per_item * looked.missing + config.price_per_second * np.nan_to_num(taken)
     known = created != np.iinfo(np.int64).min
     if looked.present.any():
         likeness = neighbours(visual_space(looked.vectors, looked.present))
@@ -174,7 +195,7 @@ def build_context(catalogue: Catalogue, looked: Looked, cutoff: int, config: Gat
         media=looked.media,
         captioned=looked.captioned,
         seconds=taken,
-        money=np.broadcast_to(money, (size,)).astype(np.float64),
+        money=np.asarray(money, np.float64),
         said=text_says(_texts(items, catalogue.text)),
         age=np.where(known, (cutoff - np.where(known, created, cutoff)) / DAY, math.nan),
         likeness=likeness,
@@ -240,9 +261,10 @@ def _held(decision: GateDecision) -> Flags:
     return np.array([reason not in free for reason in decision.reason], np.bool_)
 
 
-def _digest(uri: str, root: Path, limits: MediaLimits) -> str | None:
+def _digest(uri: str, root: Path, limits: MediaLimits, locate: Locate) -> tuple[str, Path] | None:
     try:
-        return digest(locate(uri, root), limits)
+        path = locate(uri, root)
+        return digest(path, limits), path
     except MediaError:
         return None
 

@@ -30,9 +30,9 @@ class GateConfig:
     money: float | None = None
     """Most money spent, in the unit of the prices, >= 0; None: no such limit."""
     seconds_per_item: float | None = None
-    """What an item takes, > 0; None: as measured on captions in the store."""
+    """What each medium of an item takes that is captioned, > 0; None: as measured on captions in the store."""
     price_per_item: float = 0.0
-    """Money for an item, >= 0."""
+    """Money for each medium of an item that is captioned, >= 0."""
     price_per_second: float = 0.0
     """Money for a second of the captioner, >= 0: the machine's price."""
     horizon_days: float = 7.0

@@ -24,6 +24,7 @@ from captionary.errors import bad_value
 from captionary.understand.captioner import Caption
 from captionary.understand.hf_files import hf_fingerprint, hf_prompt, model_folder
 from captionary.understand.processors import load_processor
+from captionary.understand.prompts import about_picture
 from captionary.understand.untrusted import clean
 
 __all__ = ["HfCaptioner"]
@@ -71,9 +72,7 @@ class HfCaptioner:
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         folder = model_folder(name, base)
-        self.prompt = hf_prompt(folder, prompt, base)
-        if "history" in self.prompt.placeholders:
-            raise bad_value("prompt", self.prompt.name, "one about a picture", where="it asks for a history")
+        self.prompt = about_picture(hf_prompt(folder, prompt, base))
         self._model = _load_model(folder, device, dtype)
         self.family = str(self._model.config.model_type)
         self._processor = load_processor(folder, self._model.config)

@@ -31,8 +31,8 @@ from captionary.errors import bad_value
 from captionary.understand.answers import MAX_BYTES, AnswerError, error_of, read_answer
 from captionary.understand.captioner import Caption, StoppedError
 from captionary.understand.endpoint import Endpoint, EndpointConfig, parse_endpoint
-from captionary.understand.prompts import load
-from captionary.understand.spending import Reserve, SpendingCap, Spent
+from captionary.understand.prompts import about_picture, load
+from captionary.understand.spending import Account, Cap, Reserve, SpendingCap, Spent
 from captionary.understand.untrusted import for_log
 
 if TYPE_CHECKING:
@@ -88,15 +88,14 @@ class EndpointCaptioner:
         self.config = config or EndpointConfig()
         self.endpoint = parse_endpoint(where)
         self.name = f"openai:{self.endpoint.url}#{self.endpoint.model}"
-        self.prompt = load(prompt or "caption", base)
-        if "history" in self.prompt.placeholders:
-            raise bad_value("prompt", self.prompt.name, "one about a picture", where="it asks for a history")
+        self.prompt = about_picture(load(prompt or "caption", base))
         self.max_new_tokens = max_new_tokens
         self.image_size = self.config.image_side
         self.fingerprint = endpoint_fingerprint(where, prompt, max_new_tokens, self.config, base)
         # The key is looked up anew for each batch: no attribute holds it, no pickle carries it to a cluster.
         _ = self.config.key
-        self._cap = SpendingCap(self.config, max_new_tokens)
+        self.account = Account(self.config, max_new_tokens)
+        self._cap: Cap = SpendingCap(self.account)
         self._lock = threading.Lock()
         self._answered: OrderedDict[bytes, Caption] = OrderedDict()
         self._failed: dict[bytes, EndpointError] = {}
@@ -106,17 +105,24 @@ class EndpointCaptioner:
         self._any_answer = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_cap": None}
+        return {**self.__dict__, "_lock": None, "_cap": None, "account": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
-        self._cap = SpendingCap(self.config, self.max_new_tokens)  # a copy counts for itself
+        self.account = Account(
+            self.config, self.max_new_tokens
+        )  # a copy counts for itself, until it shares a cap
+        self._cap = SpendingCap(self.account)
 
     @property
     def spent(self) -> Spent:
-        """What this captioner has used so far."""
+        """What this captioner has used so far; where it shares a cap, all that do."""
         return self._cap.spent
+
+    def share(self, cap: Cap) -> None:
+        """Spend under a cap that others spend under too, from now on."""
+        self._cap = cap
 
     def caption(
         self, images: Sequence[Image.Image], texts: Sequence[str | None] | None = None
@@ -222,9 +228,9 @@ class EndpointCaptioner:
             await self._pause()
             if self._stopped:
                 raise StoppedError(self._stopped)
-            reserve = await self._cap.reserve()
+            held = await self._cap.reserve()
             if self._stopped:  # meanwhile, by another request
-                await self._cap.settle(reserve, Reserve(0, 0))
+                await self._cap.settle(held, Reserve(0, 0))
                 raise StoppedError(self._stopped)
             used: Reserve | None = None
             wait: float | None = None
@@ -249,7 +255,7 @@ class EndpointCaptioner:
                 used = None if sent else Reserve(0, 0)
             finally:
                 # Also when Ctrl-C cancels the request: what nobody knows counts in full.
-                await asyncio.shield(self._cap.settle(reserve, used))
+                await asyncio.shield(self._cap.settle(held, used))
             if attempt == self.config.retries:
                 break
             self._hold_back(wait, failure)

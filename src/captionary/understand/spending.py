@@ -3,18 +3,21 @@
     reserve ──▶ request ──▶ settle(what it cost; all that was set aside where nobody knows)
        └── nothing left: wait for what is in flight to come in below its reserve, else CapReachedError
 
-What is in flight is counted at its dearest, so the cap holds with any number of requests at once.
+What is in flight is counted at its dearest, so the cap holds with any number of requests at once. `Account` counts,
+`SpendingCap` waits; where several processes spend under one cap, see `captionary.understand.spending_shared`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Mapping
+from itertools import count
+from typing import Any, NamedTuple, Protocol
 
 from captionary.understand.captioner import StoppedError
 from captionary.understand.endpoint import EndpointConfig
 
-__all__ = ["CapReachedError", "Reserve", "SpendingCap", "Spent"]
+__all__ = ["Account", "Cap", "CapReachedError", "Reserve", "SpendingCap", "Spent"]
 
 
 class CapReachedError(StoppedError):
@@ -41,8 +44,8 @@ class Reserve(NamedTuple):
     output_tokens: int
 
 
-class SpendingCap:
-    """Keeps one captioner within its caps. One event loop at a time: `open` it there first.
+class Account:
+    """What may be used, what was used, and what is set aside for requests in flight, each by a name of its own.
 
     Args:
         config: the caps and prices.
@@ -52,48 +55,55 @@ class SpendingCap:
     def __init__(self, config: EndpointConfig, max_new_tokens: int) -> None:
         self.config = config
         self.spent = Spent()
+        self.flying: dict[str, Reserve] = {}
         self._each = Reserve(config.input_tokens, max_new_tokens)
-        self._flying: list[Reserve] = []
         self._told = False
-        self._changed = asyncio.Condition()
 
-    def open(self) -> None:
-        """Take up work in the running event loop."""
-        self._flying = []
-        self._changed = asyncio.Condition()
+    def ask(self, name: str) -> bool:
+        """Set aside what a request may cost; False: not before something in flight comes in.
 
-    async def reserve(self) -> Reserve:
-        """Set aside what a request may cost.
+        Asked twice by one name it sets aside once.
 
         Raises:
             CapReachedError: there is not enough left, and nothing in flight that could come in cheaper.
         """
-        async with self._changed:
-            while True:
-                over = self._over()
-                # Until an answer has said what a prompt costs, one at a time finds out.
-                guess = self.config.max_cost is not None and not self._told
-                if not over and not (guess and self._flying):
-                    self._flying.append(self._each)
-                    self.spent = self.spent._replace(requests=self.spent.requests + 1)
-                    return self._each
-                if not self._flying:
-                    raise CapReachedError(over)
-                await self._changed.wait()
+        if name in self.flying:
+            return True
+        over = self._over()
+        # Until an answer has said what a prompt costs, one at a time finds out.
+        guess = self.config.max_cost is not None and not self._told
+        if not over and not (guess and self.flying):
+            self.flying[name] = self._each
+            self.spent = self.spent._replace(requests=self.spent.requests + 1)
+            return True
+        if not self.flying:
+            raise CapReachedError(over)
+        return False
 
-    async def settle(self, reserve: Reserve, used: Reserve | None) -> None:
-        """Book what a request cost; None where it is unknown: then all that was set aside."""
-        async with self._changed:
-            self._flying.remove(reserve)
-            cost = used or reserve
-            read = self.spent.input_tokens + cost.input_tokens
-            written = self.spent.output_tokens + cost.output_tokens
-            self.spent = Spent(self.spent.requests, read, written, self._money(read, written))
-            if used is not None and used != (0, 0):
-                self._told = True
-                # A server that counts more than expected is expected to go on so.
-                self._each = Reserve(*map(max, self._each, used))
-            self._changed.notify_all()
+    def settle(self, name: str, used: Reserve | None) -> None:
+        """Book what a request cost; None where it is unknown: then all that was set aside. Once for each name."""
+        reserve = self.flying.pop(name, None)
+        if reserve is None:
+            return
+        cost = used or reserve
+        read = self.spent.input_tokens + cost.input_tokens
+        written = self.spent.output_tokens + cost.output_tokens
+        self.spent = Spent(self.spent.requests, read, written, self._money(read, written))
+        if used is not None and used != (0, 0):
+            self._told = True
+            # A server that counts more than expected is expected to go on so.
+            self._each = Reserve(*map(max, self._each, used))
+
+    def state(self) -> dict[str, Any]:
+        """What `restored` needs, ready for JSON."""
+        return {"spent": self.spent, "flying": self.flying, "each": self._each, "told": self._told}
+
+    def restored(self, state: Mapping[str, Any]) -> Account:
+        """An account of the same caps with the state of another."""
+        other = Account(self.config, self._each.output_tokens)
+        other.spent, other._each, other._told = Spent(*state["spent"]), Reserve(*state["each"]), state["told"]
+        other.flying = {name: Reserve(*reserve) for name, reserve in state["flying"].items()}
+        return other
 
     def _money(self, read: int, written: int) -> float:
         return (read * self.config.input_price + written * self.config.output_price) / 1e6
@@ -103,7 +113,7 @@ class SpendingCap:
         config, spent = self.config, self.spent
         if config.max_requests is not None and spent.requests + 1 > config.max_requests:
             return f"max_requests == {config.max_requests}, must be more to go on; {spent.requests} were made"
-        ahead = [*self._flying, self._each]
+        ahead = [*self.flying.values(), self._each]
         read = spent.input_tokens + sum(reserve.input_tokens for reserve in ahead)
         written = spent.output_tokens + sum(reserve.output_tokens for reserve in ahead)
         cap = config.max_output_tokens
@@ -117,3 +127,61 @@ class SpendingCap:
             say = f"{spent.cost:.6g} was spent and one more request may cost {one:.6g}"
             return f"max_cost == {config.max_cost:g}, must be more to go on; {say}"
         return ""
+
+
+class Cap(Protocol):
+    """Keeps requests within a cap."""
+
+    def open(self) -> None:
+        """Take up work in the running event loop."""
+        ...
+
+    async def reserve(self) -> str:
+        """Set aside what a request may cost, as soon as there is enough; the name under which it is settled.
+
+        Raises:
+            CapReachedError: there is not enough left, and nothing in flight that could come in cheaper.
+        """
+        ...
+
+    async def settle(self, name: str, used: Reserve | None) -> None:
+        """Book what a request cost; None where it is unknown: then all that was set aside."""
+        ...
+
+    @property
+    def spent(self) -> Spent:
+        """What was used so far, by all who share the cap."""
+        ...
+
+
+class SpendingCap:
+    """The cap of one captioner in one process. One event loop at a time: `open` it there first."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self._names = map(str, count())
+        self._changed = asyncio.Condition()
+
+    def open(self) -> None:
+        """Take up work in the running event loop; what was in flight in the one before was settled there."""
+        self.account.flying.clear()
+        self._changed = asyncio.Condition()
+
+    async def reserve(self) -> str:
+        """See `Cap`."""
+        name = next(self._names)
+        async with self._changed:
+            while not self.account.ask(name):
+                await self._changed.wait()
+        return name
+
+    async def settle(self, name: str, used: Reserve | None) -> None:
+        """See `Cap`."""
+        async with self._changed:
+            self.account.settle(name, used)
+            self._changed.notify_all()
+
+    @property
+    def spent(self) -> Spent:
+        """What was used so far."""
+        return self.account.spent
