@@ -75,6 +75,25 @@ def listed(result: dict[str, Any]) -> str:
     return "\n".join([*lines(result["figures"], 0), "", where(result)])
 
 
+def similar_table(result: dict[str, Any]) -> str:
+    """Copies found and pictures mistaken at a threshold of 4 bits, collection by collection."""
+    collections = {name: of for name, of in result["figures"].items() if "edited copies found, share" in of}
+    edits = list(next(iter(collections.values()))["edited copies found, share"])
+    rows = [
+        "At `similar=4`: pairs of different pictures taken for one, by the hash alone and by hash and colours; and the share of "
+        "edited copies that are found.\n",
+        "| pictures | pairs | hash alone | taken for one | " + " | ".join(edits) + " |",
+        "|---|---:|---:|---:|" + "---:|" * len(edits),
+    ]
+    for name, of in collections.items():
+        found = " | ".join(f"{100 * of['edited copies found, share'][edit]['4']:.0f} %" for edit in edits)
+        alone, both = (
+            of[key]["4"] for key in ("pairs taken for one by the hash alone", "pairs taken for one")
+        )
+        rows.append(f"| {name}, {of['pictures']:,} | {of['pairs']:,} | {alone} | {both} | {found} |")
+    return "\n".join([*rows, "", where(result)])
+
+
 def training_table(result: dict[str, Any]) -> str:
     """Samples a second of every contender, and the ratios that the bars are about."""
     figures = result["figures"]

@@ -146,6 +146,7 @@ def main() -> None:
             figures[name] = measure(_photos(folder, most))
     for name, found in figures.items():
         print(name, found)
+        found.pop("closest pairs", None)  # to look at; names of pictures are the collection's
     print(write_result("similar-quick" if options.quick else "similar", figures))
 
 
