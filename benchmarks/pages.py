@@ -80,8 +80,8 @@ def similar_table(result: dict[str, Any]) -> str:
     collections = {name: of for name, of in result["figures"].items() if "edited copies found, share" in of}
     edits = list(next(iter(collections.values()))["edited copies found, share"])
     rows = [
-        "At `similar=4`: pairs of different pictures taken for one, by the hash alone and by hash and colours; and the share "
-        "of edited copies that are found.\n",
+        "At `similar=4`: pairs of different pictures taken for one, by the hash alone and by hash and colours; and "
+        "the share of edited copies that are found.\n",
         "| pictures | pairs | hash alone | taken for one | " + " | ".join(edits) + " |",
         "|---|---:|---:|---:|" + "---:|" * len(edits),
     ]
