@@ -20,7 +20,10 @@ __all__ = ["FoldedScorer"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-_BLOCK = 64  # candidates: their widest layer is read again before it leaves a cache of 32 KiB or more
+_FEW, _MANY = 64, 256
+"""Candidates at a time: few, whose layers stay in the first cache; many where the weights do not stay in the second,
+so that these are read less often."""
+_SMALL = 1 << 17  # weights
 
 
 class FoldedScorer:
@@ -43,6 +46,8 @@ class FoldedScorer:
         self.pairs = served.pair_weight.numpy() if served.by_pairs else np.empty((0, 0), np.float32)
         self.weights = tuple(np.ascontiguousarray(weight) for weight, _ in layers)
         self.biases = tuple(np.ascontiguousarray(bias) for _, bias in layers)
+        first = served.vectors * served.hidden
+        self.block = _FEW if first + sum(weight.size for weight in self.weights) < _SMALL else _MANY
 
     @staticmethod
     def takes(served: Served) -> bool:
@@ -61,6 +66,7 @@ class FoldedScorer:
             state.bias.numpy(),
             self.weights,
             self.biases,
+            self.block,
         )
         return found
 
@@ -75,14 +81,15 @@ def _score(
     bias: Floats,
     weights: tuple[Floats, ...],
     biases: tuple[Floats, ...],
+    block: int,
 ) -> Any:
     count, vectors, hidden, tasks = len(index), matrix.shape[0], len(start), len(bias)
     found = np.empty((count, tasks), np.float32)
-    read = np.zeros((_BLOCK, vectors), np.float32)
-    dots = np.empty((_BLOCK, matrix.shape[1]), np.float32)
-    first = np.empty((_BLOCK, hidden), np.float32)
-    for at in range(0, count, _BLOCK):
-        size = min(_BLOCK, count - at)
+    read = np.zeros((block, vectors), np.float32)
+    dots = np.empty((block, matrix.shape[1]), np.float32)
+    first = np.empty((block, hidden), np.float32)
+    for at in range(0, count, block):
+        size = min(block, count - at)
         for place in range(size):
             row = index[at + place]
             for column in range(vectors):
@@ -99,7 +106,7 @@ def _score(
                 first[place, column] = max(value, np.float32(0))
         inputs = first
         for layer in range(len(weights)):
-            outputs = np.empty((_BLOCK, weights[layer].shape[1]), np.float32)
+            outputs = np.empty((block, weights[layer].shape[1]), np.float32)
             np.dot(inputs, weights[layer], outputs)
             if layer == len(weights) - 1:
                 for place in range(size):
