@@ -17,7 +17,8 @@ from captionary.contract import DatasetSpec, Split, Task, write_table
 from captionary.pipeline import run
 from captionary.settings import DataConfig, RunConfig
 from captionary.spec import write_spec
-from captionary.understand.gate_settings import GateConfig
+from captionary.understand.gate_audit import Audit, audit, read_forecast
+from captionary.understand.gate_settings import GateConfig, Policy
 from captionary.understand.media import MediaError
 from captionary.understand.media_settings import MediaConfig
 from captionary.understand.remote import RemoteConfig
@@ -142,9 +143,44 @@ def test_all_entries_and_the_title_can_join_the_descriptor(catalogue: Path, tmp_
 
 def test_the_gate_leaves_items_out_with_its_reason(catalogue: Path, tmp_path: Path) -> None:
     rows, captioner = captioned(catalogue, tmp_path, gate=GateConfig(policy="random", items=2, lend=False))
-    assert [row["reason"] for row in rows].count("gate_over_budget") == 5 - 2
+    assert [row["reason"] for row in rows].count("gate_over_budget") == 4 - 2  # the alarm is no candidate
+    assert (rows[3]["status"], rows[3]["views"]) == (
+        "ok",
+        None,
+    )  # it is heard, and costs the captioner nothing
     assert rows[5]["reason"] == "no_media"
-    assert captioner.images <= 4
+    assert captioner.images <= 3 + 2
+
+
+@pytest.mark.parametrize("policy", ["always", "budget", "rules", "popular", "random"])
+def test_a_limit_of_the_gate_holds_for_films_and_loops(
+    catalogue: Path, tmp_path: Path, policy: Policy
+) -> None:
+    def spent(money: float, captioner: FakeCaptioner) -> tuple[int, Audit]:
+        gate = GateConfig(policy=policy, price_per_item=1.0, money=money)
+        before = captioner.images
+        rows, _ = captioned(catalogue, tmp_path, captioner, gate=gate)
+        none = np.zeros(0, np.int64)
+        forecast = read_forecast(tmp_path / "media" / "gate" / "forecast.json")
+        return captioner.images - before, audit(
+            forecast, pa.Table.from_pylist(rows), none, none, price_per_item=1.0
+        )
+
+    images, booked = spent(5.0, FakeCaptioner(vector_size=8, image_size=224))
+    assert 0 < images == booked.captions <= 5
+    assert booked.money <= booked.forecast.money <= 5
+    # All of them, each unfolded now; then the other captioner is asked for as many as are known to be there.
+    captioned(catalogue, tmp_path)
+    images, booked = spent(4.0, FakeCaptioner(vector_size=8, image_size=224, variant="2"))
+    assert 0 < images == booked.captions <= 4
+    assert booked.captions == (booked.forecast.captions or 0) - refused(booked)
+    assert booked.forecast.bound == 0
+    assert booked.money <= booked.forecast.money <= 4
+
+
+def refused(booked: Audit) -> int:
+    """What was chosen unread and is no picture: without the encoder's look, nobody knows."""
+    return sum(booked.failed.values())
 
 
 def test_remote_media_are_fetched_once_and_only_from_allowed_places(

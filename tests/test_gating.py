@@ -1,6 +1,7 @@
 """The gate on a tiny world, whose captions tell the truth: every stage is the real one."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from captionary.rank.settings import RankerConfig
 from captionary.settings import DataConfig, EvidenceConfig, RunConfig
 from captionary.understand.gate_settings import GateConfig
 from captionary.understand.media_settings import MediaConfig
+from captionary.understand.signals.settings import SignalsConfig
 from captionary.understand.store import CaptionStore
 from captionary.world.settings import WorldConfig
 
@@ -147,6 +149,41 @@ def test_a_finished_stage_of_several_media_tells_sets_and_what_each_took(tmp_pat
     assert found.media.tolist() == [0, 1, 1, 2, 3, -1]
     assert found.seconds_each == pytest.approx(0.9 / 7)
     assert not found.captioned.any()
+
+
+def test_what_is_only_heard_is_free_under_every_decision(tmp_path: Path) -> None:
+    table = {
+        "media_digest": ["a", None, None],
+        "status": ["ok", "ok", "skipped"],
+        "latency_ms": [100.0, None, None],
+        "views": [3, None, None],
+        "caption": ["x. y. siren", "siren", None],
+        "signals": ["[]", "[]", None],
+    }
+    pq.write_table(pa.table(table), tmp_path / "captions.parquet")
+    np.savez(tmp_path / "vectors.npz", vectors=np.zeros((3, 2)), present=np.zeros(3, bool))
+    found = looked_before(tmp_path)
+    assert found.missing.tolist() == [3, 0, 0]
+    assert found.captioned.tolist() == [False, True, False]
+    assert found.media.tolist() == [0, 1, -1]
+
+
+def test_it_decides_anew_where_an_item_may_take_more_captions(stages: Stages) -> None:
+    """A limit that was held for one key frame is not held for eight."""
+    chosen, begun = GateConfig(policy="popular", items=3), []
+    captioner = LookingCaptioner(vector_size=8)
+    with CaptionStore(stages.config.folder / "third.sqlite") as store:
+        for changes in (
+            {},
+            {},
+            {"signals": SignalsConfig(frames=8)},
+            {"signals": SignalsConfig(frames=8, threads=2)},
+            {"media": MediaConfig(entries="all")},
+        ):
+            config = dataclasses.replace(stages.config, **changes)
+            gate_stage(config, stages.dataset, "more", captioner, store, chosen)
+            begun.append((config.folder / "gate" / "decision.parquet").stat().st_mtime_ns)
+    assert [before == after for before, after in itertools.pairwise(begun)] == [True, False, True, False]
 
 
 def test_the_learned_policy_is_fitted_before_the_decision(stages: Stages, tmp_path: Path) -> None:

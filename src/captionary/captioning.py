@@ -154,7 +154,7 @@ def _work(
     unfolded = None
     with CaptionStore(config.runs / "captions.sqlite") as store:
         gated = None
-        if config.gate.policy != "always" and anything and not imported:
+        if config.gate.decides and anything and not imported:
             from captionary.gating import gate_stage  # which knows the whole run
 
             gated, looked = gate_stage(config, dataset, data, captioner, store, config.gate)

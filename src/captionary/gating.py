@@ -33,7 +33,7 @@ from captionary.represent.profiles import build_profiles
 from captionary.represent.tokenizers import make_tokenizer
 from captionary.settings import RunConfig
 from captionary.stages import code_version, fingerprint, read_stage, run_stage
-from captionary.understand.gate import Budget, GateContext, GateDecision, gate
+from captionary.understand.gate import Budget, Calls, GateContext, GateDecision, gate
 from captionary.understand.gate_audit import Forecast, forecast, read_forecast
 from captionary.understand.gate_context import Catalogue, Looked, build_context, look
 from captionary.understand.gate_learned import GateModel, fit_gate
@@ -62,7 +62,7 @@ __all__ = [
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-_CODE = ("", "_audit", "_context", "_forecast", "_learned", "_lookalike", "_settings")
+_CODE = ("", "_audit", "_context", "_forecast", "_learned", "_lookalike", "_settings", "_streams")
 _HELD_OUT = 1 / 8
 """Last share of the training rows on which the learned policy's losses are measured."""
 
@@ -164,6 +164,9 @@ def gate_stage(
         gate=to_mapping(chosen),
         model=model.read_text(encoding="utf-8") if model is not None and model.exists() else None,
         captioner=captioner.fingerprint,
+        # What decides how many captions an item takes: under others, the limits would hold for something else.
+        media=[config.media.entries, config.media.most],
+        frames=config.signals.fingerprint("animation"),
         code=code_version("gating.py", *(f"understand/gate{part}.py" for part in _CODE)),
     )
 
@@ -190,8 +193,12 @@ def looked_now(
 ) -> Looked:
     """What is known of the media that the run's caption stage would caption; its encoder may be run."""
     from captionary.captioning import Fetcher  # which knows this module
+    from captionary.understand.gate_streams import KeyFrames
+    from captionary.understand.streams import Streams
 
     media = config.media
+    # As the caption stage makes them, which finds what this one counted.
+    streams = Streams(config.signals, config.runs / "streams", getattr(captioner, "image_size", None))
     return look(
         dataset.items(["item_id", "media"]),
         dataset.root,
@@ -201,13 +208,18 @@ def looked_now(
         entries=media.entries,
         most=media.most,
         locate=Fetcher(media.remote, config.runs / "media"),
+        frames=KeyFrames(streams),
     )
 
 
 def looked_before(captions: Path) -> Looked:
-    """The media of a finished caption stage, as if nothing of them had been captioned yet."""
+    """The media of a finished caption stage, as if nothing of them had been captioned yet.
+
+    What has a descriptor of its sounds alone costs the captioner nothing, and has it under every decision.
+    """
     columns = ["media_digest", "status", "latency_ms", "views", "caption"]
-    table = pq.read_table(captions / "captions.parquet", columns=columns).to_pydict()
+    read = pq.read_table(captions / "captions.parquet")
+    signals, table = "signals" in read.column_names, read.select(columns).to_pydict()
     with np.load(captions / "vectors.npz") as stored:
         vectors, present = stored["vectors"].astype(np.float32), stored["present"]
     contents: list[tuple[str, ...]] = []
@@ -221,11 +233,16 @@ def looked_before(captions: Path) -> Looked:
             contents.append((key,))
         else:  # the first medium's is known, of the others what they say
             contents.append((key, *(f"{n} of {table['caption'][row]}" for n in range(1, views))))
-    missing = np.array(list(map(len, contents)), np.int64)
+    heard = [signals and not key for key in table["media_digest"]]
+    missing = np.array(
+        [0 if free else len(keys) for keys, free in zip(contents, heard, strict=True)], np.int64
+    )
     latency = np.array([0.0 if value is None else value for value in table["latency_ms"]])
     waited = (latency > 0) & (missing > 0)
     seconds = float(latency[waited].sum() / missing[waited].sum()) / 1000 if waited.any() else None
-    return Looked(tuple(contents), missing, vectors, present, seconds)
+    none = np.zeros(len(missing), np.int64)
+    calls = Calls(missing, none, none, np.zeros(len(missing)))
+    return Looked(tuple(contents), calls, vectors, present, seconds)
 
 
 def finished(config: RunConfig) -> Stages:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from captionary.errors import CaptionaryError
-from captionary.understand.gate import REASONS, Budget, GateContext, GateDecision, gate, worth
+from captionary.understand.gate import FREE, REASONS, Budget, GateContext, GateDecision, gate, worth
 from captionary.understand.gate_forecast import Exposure
 from captionary.understand.gate_lookalike import Neighbours
 from captionary.understand.gate_settings import POLICIES, GateConfig
@@ -136,6 +136,33 @@ def test_what_has_a_caption_is_not_paid_again() -> None:
     assert set(found.reason) == {"gate_captioned"}
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_nobody_could_read_is_held_back_where_there_is_a_limit(policy: str) -> None:
+    made = context(
+        media=np.array([-1, -1, 2, 3, 4, 5]), unread=np.array([1, 0, 1, 0, 0, 0], bool), gain=np.ones(6)
+    )
+    config = GateConfig(policy=policy)  # type: ignore[arg-type]
+    limited = gate(items(6), made, Budget(seconds=2), config)
+    assert limited.reason[:2] == ("gate_unread", "gate_no_media")
+    assert len(limited.chosen) == 2
+    free = gate(items(6), made, Budget(), config)
+    assert free.reason[:3] == ("gate_no_media", "gate_no_media", "")
+    assert "gate_no_media" in FREE
+    assert "gate_unread" not in FREE
+
+
+@pytest.mark.parametrize(
+    "limit", [{"share": 0.5}, {"items": 0}, {"seconds": 0.0}, {"money": 1.0, "price_per_item": 1.0}]
+)
+def test_always_decides_too_where_it_has_a_limit(limit: dict[str, float]) -> None:
+    assert not GateConfig().decides
+    assert not GateConfig().lends
+    found = GateConfig(**limit)  # type: ignore[arg-type]
+    assert found.decides
+    assert found.lends
+    assert GateConfig(policy="rules").decides
+
+
 def test_learned_follows_its_model_and_needs_one() -> None:
     gain = np.array([100.0, 0, 0, 0, 0, 1])
     made = context(gain=gain)
@@ -192,6 +219,9 @@ def test_a_decision_survives_its_table() -> None:
 def test_seconds_must_have_been_measured_and_sizes_must_fit() -> None:
     with pytest.raises(CaptionaryError, match="no latency was measured"):
         chosen(context(seconds=np.full(6, np.nan)), Budget(seconds=1))
+    with pytest.raises(CaptionaryError, match="budget in money"):  # else nothing would seem to cost anything
+        chosen(context(seconds=np.full(6, np.nan)), Budget(money=1), price_per_second=0.1)
+    assert chosen(context(seconds=np.full(6, np.nan), money=np.ones(6)), Budget(money=2), price_per_item=1.0)
     with pytest.raises(CaptionaryError, match="one an item"):
         gate(items(5), context(6), Budget())
     with pytest.raises(CaptionaryError, match="budget in items"):

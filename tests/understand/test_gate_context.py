@@ -81,6 +81,18 @@ def test_what_was_captioned_is_known_with_what_it_took(items: pa.Table, tmp_path
     assert found.seconds_each > 0
 
 
+def test_a_caption_without_its_vector_is_made_again_and_costs(items: pa.Table, tmp_path: Path) -> None:
+    captioner = LookingCaptioner(vector_size=4)
+    with CaptionStore(tmp_path / "store.sqlite") as store:
+        caption_items(items.slice(0, 1), tmp_path, captioner, store, progress=False)
+        captioner.encoder_fingerprint = "another encoder"
+        found = look(items.slice(0, 1), tmp_path, captioner, store, embed=False)
+        assert found.missing.tolist() == [1]
+        assert look(items.slice(0, 1), tmp_path, captioner, store).missing.tolist() == [0]
+        caption_items(items.slice(0, 1), tmp_path, captioner, store, progress=False)
+    assert captioner.images == 1  # once the gate has looked, the vector is there
+
+
 def album(*media: list[str]) -> pa.Table:
     """Items of several media."""
     size = len(media)

@@ -24,7 +24,7 @@ from captionary.represent.normalize import NORMALIZER_STEPS, normalize
 from captionary.represent.tokenizers import Tokenizer
 from captionary.understand.caption import caption_items
 from captionary.understand.captioner import Captioner, ImportedCaptions
-from captionary.understand.gate import Budget, GateDecision, gate
+from captionary.understand.gate import FREE, Budget, GateDecision, gate
 from captionary.understand.gate_settings import GateConfig, Policy
 from captionary.understand.media import LIMITS, PERMANENT_REASONS, MediaLimits
 from captionary.understand.media_settings import MediaConfig
@@ -244,8 +244,7 @@ class MediaPipeline:
         cutoff = time.time_ns() // 1000
         context = build_context(Catalogue(items, nothing, nothing), looked, cutoff, config)
         decision: GateDecision = gate(items, context, Budget.of(config, context), config)
-        free = ("", "gate_captioned", "gate_same_media", "gate_no_media")
-        return ["" if reason in free else reason for reason in decision.reason]
+        return ["" if reason in FREE else reason for reason in decision.reason]
 
     def _said(self) -> str:
         return f"{self.captioner.name} {self.captioner.fingerprint}"

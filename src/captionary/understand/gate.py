@@ -29,7 +29,7 @@ from captionary.understand.gate_forecast import Exposure
 from captionary.understand.gate_lookalike import Neighbours
 from captionary.understand.gate_settings import GateConfig
 
-__all__ = ["REASONS", "Budget", "GateContext", "GateDecision", "gate", "worth"]
+__all__ = ["FREE", "REASONS", "Budget", "Calls", "GateContext", "GateDecision", "gate", "worth"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -38,7 +38,8 @@ Flags = npt.NDArray[np.bool_]
 REASONS: dict[str, str] = {
     "gate_captioned": "its media has a caption already: nothing to pay",
     "gate_same_media": "another item with the same media is captioned, and this one shares its caption",
-    "gate_no_media": "it has no media",
+    "gate_no_media": "nothing in it that the captioner would be asked about",
+    "gate_unread": "its media could not be read when the gate decided, and what they cost is not known",
     "gate_old_media": "rules: it came in more than `new_days` ago",
     "gate_text_enough": "rules: its text says as much as `thin_text` allows, or more",
     "gate_low_traffic": "rules: fewer than `min_traffic` impressions a day are expected",
@@ -46,6 +47,9 @@ REASONS: dict[str, str] = {
     "gate_over_budget": "the budget is spent on items that are expected to gain more",
 }
 """Why an item is not captioned."""
+
+FREE = frozenset({"", "gate_captioned", "gate_same_media", "gate_no_media"})
+"""Of the reasons, those of items that the caption stage may see: nothing is paid for them beyond what was decided."""
 
 
 class Budget(NamedTuple):
@@ -64,6 +68,19 @@ class Budget(NamedTuple):
         return cls(min(limits) if limits else None, config.seconds, config.money)
 
 
+class Calls(NamedTuple):
+    """What captioning each of I items asks of the captioner, one caption for each picture."""
+
+    most: Ints
+    """[I] captions that are yet to be made, at most: the unit in which limits are held, forecast and audited."""
+    bound: Ints
+    """[I] of these, key frames of streams that were never unfolded: as many as there may be."""
+    had: Ints
+    """[I] pictures that the item's caption will be made of and that cost nothing more."""
+    had_seconds: Floats
+    """[I] what those took when they were captioned."""
+
+
 class GateContext(NamedTuple):
     """What is known of I items at the moment of the decision."""
 
@@ -71,7 +88,7 @@ class GateContext(NamedTuple):
     """That moment, microseconds since 1970, UTC."""
     exposure: Exposure
     media: Ints
-    """[I] number of the item's media contents; items of one number share a caption; -1: none, or not readable."""
+    """[I] number of the item's media contents; items of one number share a caption; -1: no picture to caption."""
     captioned: Flags
     """[I] whether all its media that would be captioned are."""
     seconds: Floats
@@ -88,6 +105,10 @@ class GateContext(NamedTuple):
     """[I] weight of the events that users' profiles are made of; None: as the past impressions."""
     gain: Floats | None = None
     """[I] what a caption is expected to gain an impression of the item, by a fitted model; None: no model."""
+    calls: Calls | None = None
+    """How many captions that is; None: one for each item."""
+    unread: Flags | None = None
+    """[I] whether media could not be read for now, so that nobody knows what they would cost; None: no such."""
 
 
 class GateDecision(NamedTuple):
@@ -150,13 +171,16 @@ def gate(
 
     Raises:
         CaptionaryError: a context of other items, a budget in seconds where none were measured, or policy `learned`
-            without a model.
+            without a model, or in money by the second where no second was measured.
     """
     config = config or GateConfig(policy="budget")
     _check(items, context, budget, config)
     size = items.num_rows
     reason = np.full(size, "", object)
     reason[context.media < 0] = "gate_no_media"
+    if context.unread is not None and any(limit is not None for limit in budget):
+        # They may be there again when the captioner comes: what nobody counted must not be paid.
+        reason[(context.media < 0) & context.unread] = "gate_unread"
     reason[context.captioned] = "gate_captioned"
     open_ = _candidates(context)
     tie = _ranks(items["item_id"])
@@ -221,6 +245,11 @@ def _check(items: pa.Table, context: GateContext, budget: Budget, config: GateCo
         todo = "give gate.seconds_per_item, or caption a few items first"
         raise bad_value(
             "budget in seconds", budget.seconds, "absent where no latency was measured", todo=todo
+        )
+    if budget.money is not None and config.price_per_second and np.isnan(context.seconds).any():
+        todo = "give gate.seconds_per_item, or caption a few items first"
+        raise bad_value(
+            "budget in money", budget.money, "absent where seconds cost, and none was measured", todo=todo
         )
     if config.policy == "learned" and context.gain is None:
         raise bad_value("policy", "learned", "given a model", todo="run `captionary gate fit CONFIG` first")

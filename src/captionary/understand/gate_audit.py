@@ -50,6 +50,13 @@ class Forecast(NamedTuple):
     """What may be spent at most."""
     rows: tuple[int, ...]
     """The chosen items' rows, in the order of invocation."""
+    captions: int | None = None
+    """That the captioner will make for them, one for each picture; at most, where some are a bound."""
+    bound: int = 0
+    """Of these captions, key frames of streams that are not unfolded yet: as many as there may be. Where there are any,
+    seconds and money are bounds, too."""
+    had: tuple[tuple[int, int, float], ...] = ()
+    """(row, pictures, seconds) of chosen items of which some pictures cost nothing more: the audit takes them off."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -72,13 +79,15 @@ class Audit(NamedTuple):
     """Of the chosen, those without one, by reason."""
     seconds: float
     """Of the captioner, as the captions' latencies have it."""
+    captions: int
+    """That the captioner made for them, as the forecast counts them."""
     tokens: int
     """Read and written by the captioner's language model."""
     money: float
     impressions: int
     """Shown in the horizon after the decision."""
     described: float | None
-    """Share of these whose item has a caption; None without impressions."""
+    """Share of these whose item has a caption by the captioner; None without impressions."""
     lent: float | None
     """Share of these whose item was lent tokens; None without impressions."""
     days: float
@@ -92,6 +101,7 @@ class Audit(NamedTuple):
 
         return {
             "items": ratio(self.items, self.forecast.items),
+            "captions": ratio(self.captions, self.forecast.captions),
             "seconds": ratio(self.seconds, self.forecast.seconds),
             "money": ratio(self.money, self.forecast.money),
             "described": None if self.described is None else self.described - self.forecast.described,
@@ -99,7 +109,7 @@ class Audit(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        left_out = {"rows"}
+        left_out = {"rows", "had"}
         before = {name: value for name, value in self.forecast.to_dict().items() if name not in left_out}
         return self._asdict() | {"forecast": before, "deviations": self.deviations()}
 
@@ -108,13 +118,14 @@ class Audit(NamedTuple):
         before, off = self.forecast, self.deviations()
         rows = [
             ("items captioned", f"{before.items:,}", f"{self.items:,}", _signed(off["items"])),
+            ("captions made", _captions(before), f"{self.captions:,}", _signed(off["captions"])),
             (
                 "seconds of the captioner",
-                _number(before.seconds),
+                _most(before, before.seconds),
                 _number(self.seconds),
                 _signed(off["seconds"]),
             ),
-            ("money", _number(before.money), _number(self.money), _signed(off["money"])),
+            ("money", _most(before, before.money), _number(self.money), _signed(off["money"])),
             ("tokens", "–", f"{self.tokens:,}", "–"),
             (
                 "impressions described",
@@ -141,7 +152,7 @@ def forecast(
     decision: GateDecision, context: GateContext, budget: Budget, *, horizon_days: float
 ) -> Forecast:
     """What carrying out a decision will cost and cover."""
-    chosen = decision.chosen
+    chosen, calls = decision.chosen, context.calls
     seconds = float(context.seconds[chosen].sum())
     ready = context.captioned | (
         np.isin(context.media, context.media[context.captioned]) & (context.media >= 0)
@@ -163,6 +174,15 @@ def forecast(
         cutoff=context.cutoff,
         budget=dict(budget._asdict()),
         rows=tuple(chosen.tolist()),
+        captions=None if calls is None else int(calls.most[chosen].sum()),
+        bound=0 if calls is None else int(calls.bound[chosen].sum()),
+        had=()
+        if calls is None
+        else tuple(
+            (row, int(calls.had[row]), float(calls.had_seconds[row]))
+            for row in chosen.tolist()
+            if calls.had[row]
+        ),
     )
 
 
@@ -184,8 +204,7 @@ def audit(
         item: row of the item of each logged impression, [N].
         timestamp: microseconds of each; those from the decision to the end of the horizon are looked at, [N].
         lent: which items were lent tokens, [I].
-        price_per_item, price_per_second: as in the config; of an item of several media, those that had been captioned
-            before are counted too.
+        price_per_item, price_per_second: as in the config.
 
     Raises:
         CaptionaryError: a forecast of other items.
@@ -195,14 +214,24 @@ def audit(
         raise bad_value(
             "forecast", f"of item {rows.max()}", f"of the {captions.num_rows} items", todo="plan again"
         )
-    told = np.array([status == "ok" for status in captions["status"].to_pylist()], np.bool_)
+    views = np.nan_to_num(captions["views"].to_numpy(zero_copy_only=False).astype(np.float64))
+    # What has a descriptor of its sounds alone has no caption, and cost the captioner nothing.
+    told = (views > 0) & np.array([status == "ok" for status in captions["status"].to_pylist()], np.bool_)
     chosen = captions.take(pa.array(rows))
     done = told[rows]
     reasons = Counter(
-        str(reason) for reason, ok in zip(chosen["reason"].to_pylist(), done.tolist(), strict=True) if not ok
+        str(reason or "no_caption")
+        for reason, ok in zip(chosen["reason"].to_pylist(), done.tolist(), strict=True)
+        if not ok
     )
-    seconds = _sum(chosen, ("latency_ms",), done) / 1000
-    media = _sum(chosen, ("views",), done)
+    latency = np.nan_to_num(chosen["latency_ms"].to_numpy(zero_copy_only=False).astype(np.float64)) / 1000
+    # A captioner that answered with nothing was asked all the same.
+    made = np.where(done, views[rows], latency > 0)
+    had = {row: (pictures, seconds) for row, pictures, seconds in before.had}
+    free = np.array([had.get(row, (0, 0.0)) for row in before.rows], np.float64).reshape(-1, 2)
+    made = np.maximum(made - free[:, 0], 0)
+    seconds = float(np.maximum(latency - free[:, 1], 0).sum())
+    asked = made > 0
     end = before.cutoff + before.horizon_days * 86_400_000_000
     after = (timestamp >= before.cutoff) & (timestamp < end)
     shown = item[after]
@@ -212,8 +241,9 @@ def audit(
         items=int(done.sum()),
         failed=dict(reasons),
         seconds=seconds,
-        tokens=int(_sum(chosen, ("prompt_tokens", "output_tokens"), done)),
-        money=float(price_per_item * media + price_per_second * seconds),
+        captions=int(made.sum()),
+        tokens=int(_sum(chosen, ("prompt_tokens", "output_tokens"), asked)),
+        money=float(price_per_item * made.sum() + price_per_second * seconds),
         impressions=len(shown),
         described=float(told[shown].mean()) if len(shown) else None,
         lent=float((lent & ~told)[shown].mean()) if len(shown) and lent is not None else None,
@@ -230,7 +260,8 @@ def read_forecast(path: Path) -> Forecast:
     todo = "run `captionary gate plan CONFIG` first"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Forecast(**(found | {"rows": tuple(found["rows"])}))
+        had = tuple((int(row), int(pictures), float(seconds)) for row, pictures, seconds in found["had"])
+        return Forecast(**(found | {"rows": tuple(found["rows"]), "had": had}))
     except OSError as error:
         raise bad_value("forecast", str(path), "readable", where=error.strerror, todo=todo) from None
     except (ValueError, KeyError, TypeError):
@@ -240,15 +271,16 @@ def read_forecast(path: Path) -> Forecast:
 def markdown(forecasts: Sequence[Forecast]) -> str:
     """Forecasts side by side, one row a policy."""
     lines = [
-        "| policy | items | seconds | money | impressions described | worth told |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| policy | items | captions | seconds | money | impressions described | worth told |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for each in forecasts:
         cells = [
             each.policy,
             f"{each.items:,} of {each.of:,}",
-            _number(each.seconds),
-            _number(each.money),
+            _captions(each),
+            _most(each, each.seconds),
+            _most(each, each.money),
             _share(each.described),
             _share(each.gain),
         ]
@@ -262,6 +294,15 @@ def _sum(table: pa.Table, columns: Sequence[str], chosen: Flags) -> float:
         values = table[name].to_numpy(zero_copy_only=False).astype(np.float64)
         total += float(np.nansum(values[chosen]))
     return total
+
+
+def _captions(before: Forecast) -> str:
+    return "–" if before.captions is None else ("≤ " if before.bound else "") + f"{before.captions:,}"
+
+
+def _most(before: Forecast, value: float | None) -> str:
+    """A forecast that is a bound says so."""
+    return ("≤ " if before.bound and value else "") + _number(value)
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """Gather what the gate may know: exposure before the decision, digests, costs, text, and how pictures look.
 
 items, views ──digest──▶ same media, captioned before, measured latency
+             ──sniff───▶ videos, animations, sounds: their key frames, or how many there may be (`gate_streams`)
              ──embed───▶ visual vectors (the encoder alone; kept in the store, where the captioner finds them)
 impressions, events before the cut-off ──▶ exposure forecast, weight in profiles
 titles and text columns ──▶ how much is said already
@@ -23,11 +24,20 @@ import pyarrow.compute as pc
 
 from captionary.understand.caption import CaptionReport
 from captionary.understand.captioner import embeds
-from captionary.understand.gate import GateContext, GateDecision
+from captionary.understand.gate import FREE, Calls, GateContext, GateDecision
 from captionary.understand.gate_forecast import DAY, forecast_exposure
 from captionary.understand.gate_lookalike import metadata_space, neighbours, visual_space
 from captionary.understand.gate_settings import GateConfig
-from captionary.understand.media import LIMITS, MediaError, MediaLimits, digest, locate, open_image
+from captionary.understand.gate_streams import KeyFrames
+from captionary.understand.media import (
+    LIMITS,
+    PERMANENT_REASONS,
+    MediaError,
+    MediaLimits,
+    digest,
+    locate,
+    open_image,
+)
 from captionary.understand.store import CaptionStore
 from captionary.understand.views import Locate, views_of
 
@@ -43,21 +53,33 @@ _INFORMATION = 3.0
 _METADATA = 0.3
 """How much an item that shares all its categories counts as a look-alike; a picture's vector tells far more."""
 _MOST_CATEGORIES = 1000
+_FOR_GOOD = PERMANENT_REASONS | {
+    "remote", "remote_not_allowed", "private_address", "redirect_refused", "too_large",
+}  # fmt: skip
+"""Refusals that the caption stage will repeat; what fails for another reason may be there again when it comes."""
 
 
 class Looked(NamedTuple):
     """What the store and the encoder know of the media of I items that the captioner would be invoked on."""
 
     contents: tuple[tuple[str, ...], ...]
-    """Digests of each item's media; those that cannot be read, or were refused before, are left out."""
-    missing: Ints
-    """[I] how many of them this captioner has not captioned."""
+    """Digests of the pictures of each item that the captioner would be asked about: its still pictures, the key frames
+    of its streams, and of a stream that was not unfolded yet the stream's own. What was refused is left out."""
+    calls: Calls
+    """How many captions of this captioner they lack, and have."""
     vectors: npt.NDArray[np.float32]
     """[I, D] mean of the media's, zeros where there is none; D = 0 without an encoder."""
     present: Flags
     """[I] whether the row of `vectors` is one."""
     seconds_each: float | None
-    """Mean latency of this captioner's captions in the store, one of each medium; None where it has none."""
+    """Mean latency of this captioner's captions in the store, one of each picture; None where it has none."""
+    unread: tuple[str, ...] = ()
+    """Why a medium of each item could not be read for now, "" where none was; empty: no such item."""
+
+    @property
+    def missing(self) -> Ints:
+        """[I] captions that are yet to be made, at most."""
+        return self.calls.most
 
     @property
     def media(self) -> Ints:
@@ -89,6 +111,19 @@ class Catalogue(NamedTuple):
     """Columns of the items that hold categories."""
 
 
+class _Medium(NamedTuple):
+    """What the captioner would be asked about a media entry."""
+
+    pictures: tuple[tuple[str, Path], ...] = ()
+    """(digest, file) of each."""
+    stream: tuple[str, Path] | None = None
+    """(digest, file) of a stream whose key frames are not known yet."""
+    shown: bool = False
+    """Whether the picture that a decoder of pictures finds in the stream is one of it."""
+    unread: str = ""
+    """Why it cannot be read for now."""
+
+
 def look(
     items: pa.Table,
     root: Path,
@@ -102,11 +137,13 @@ def look(
     entries: str = "first",
     most: int = 4,
     locate: Locate = locate,
+    frames: KeyFrames | None = None,
 ) -> Looked:
     """Digest the media of every item that would be captioned, look them up, and embed what has no vector yet.
 
     The encoder alone is run, where the captioner has `embed(images)`; its vectors go to the store, batch by batch. A
-    captioner without it, or without vectors, costs nothing here, and the gate compares items by metadata.
+    captioner without it, or without vectors, costs nothing here, and the gate compares items by metadata. Videos are
+    not decoded: of those that were unfolded before the key frames are looked at, of an animation the first picture.
 
     Args:
         items: needs the columns `item_id` and `media`.
@@ -118,48 +155,63 @@ def look(
         threads: that read.
         limits: files beyond these are refused.
         entries, most, locate: of the caption stage, see `captionary.understand.caption.caption_items`.
+        frames: tells streams from pictures, and what they come to; None: the caption stage captions pictures alone.
     """
     views, _ = views_of(items, entries=entries, most=most)
     with ThreadPoolExecutor(threads, thread_name_prefix="captionary-gate") as pool:
         distinct = list(dict.fromkeys(view.uri for of_item in views for view in of_item))
-        found = dict(
-            zip(distinct, pool.map(lambda uri: _digest(uri, root, limits, locate), distinct), strict=True)
-        )
-        paths = {read[0]: read[1] for read in found.values() if read is not None}
-        keys = list(paths)
+        read = pool.map(lambda uri: _read(uri, root, limits, locate, frames), distinct)
+        found = dict(zip(distinct, read, strict=True))
+        pictures = dict(picture for medium in found.values() for picture in medium.pictures)
+        shown = dict(m.stream for m in found.values() if m.stream is not None and m.shown)
+        keys, paths = list(pictures), shown | pictures
         records = store.get_many(keys, captioner.fingerprint)
-        told = {key: record for key, record in records.items() if record.status == "ok"}
+        made = {key: record for key, record in records.items() if record.status == "ok"}
         # What media are refused for is kept for all captioners, under the limits.
         records |= store.get_many([key for key in keys if key not in records], limits.fingerprint)
         usable = {key for key in keys if key not in records or records[key].status == "ok"}
         size = int(captioner.vector_size) if embeds(captioner) else 0
+        shut: dict[str, str] = {}
         if size and embed and hasattr(captioner, "embed"):
-            has = store.has_vectors(keys, captioner.encoder_fingerprint)
-            todo = [key for key in keys if key not in has]
+            has = store.has_vectors(paths, captioner.encoder_fingerprint)
+            todo = [key for key in paths if key not in has]
             for start in range(0, len(todo), batch_size):
-                _embed_batch(todo[start : start + batch_size], paths, captioner, store, pool, limits)
-    known = store.get_vectors(keys, captioner.encoder_fingerprint) if size else {}
-    if size and embed and hasattr(captioner, "embed"):
-        usable &= known.keys()  # what the encoder could not open, the captioner cannot either
+                part = todo[start : start + batch_size]
+                shut |= _embed_batch(part, paths, captioner, store, pool, limits)
+    known = store.get_vectors(paths, captioner.encoder_fingerprint) if size else {}
+    usable -= shut.keys()  # what the encoder could not open, the captioner cannot either
+    # A caption without the vector that belongs to it is made again.
+    told = {key: record for key, record in made.items() if not size or key in known}
     vectors, present = np.zeros((len(views), size), np.float32), np.zeros(len(views), np.bool_)
-    contents = []
+    contents, unread = [], []
+    most_calls, bound, had = np.zeros((3, len(views)), np.int64)
+    calls = Calls(most_calls, bound, had, np.zeros(len(views)))
     for row, of_item in enumerate(views):
-        read = [each[0] for view in of_item if (each := found[view.uri]) is not None]
-        kept = [key for key in read if key in usable]
-        contents.append(tuple(dict.fromkeys(kept)))
+        media = [found[view.uri] for view in of_item]
+        seen = [key for medium in media for key, _ in medium.pictures]
+        kept = [key for key in seen if key in usable]
+        streams = list(dict.fromkeys(medium.stream[0] for medium in media if medium.stream is not None))
+        lost = {view.uri: medium.unread for view, medium in zip(of_item, media, strict=True) if medium.unread}
+        lost |= {key: shut[key] for key in seen if key in shut and shut[key] not in _FOR_GOOD}
+        unread.append(next(iter(lost.values()), ""))
+        mine = tuple(dict.fromkeys(kept + streams))
+        untold = sum(key not in told for key in dict.fromkeys(kept))
+        if untold or streams:  # to be captioned anyway: then what may turn up by then is counted, too
+            mine += tuple(f"unread {name}" for name in lost)
+            calls.bound[row] = (len(streams) + len(lost)) * (1 if frames is None else frames.most)
+        contents.append(mine)
+        calls.most[row] = untold + calls.bound[row]
+        calls.had[row] = len(kept) - untold
+        calls.had_seconds[row] = sum(told[key].latency_ms for key in kept if key in told) / 1000
         # As the caption stage: the mean of those that can be captioned, a picture that is there twice counted twice.
-        if mine := [known[key] for key in kept or read if key in known]:
-            vectors[row] = mine[0] if len(mine) == 1 else np.mean(mine, axis=0)
+        looks = [known[key] for key in kept + streams or seen if key in known]
+        if looks:
+            vectors[row] = looks[0] if len(looks) == 1 else np.mean(looks, axis=0)
             present[row] = True
     # A near-duplicate's caption was not waited for, so it says nothing about what one takes.
-    latencies = [record.latency_ms for record in told.values() if record.latency_ms > 0]
-    return Looked(
-        tuple(contents),
-        np.array([sum(key not in told for key in mine) for mine in contents], np.int64),
-        vectors,
-        present,
-        float(np.mean(latencies)) / 1000 if latencies else None,
-    )
+    latencies = [record.latency_ms for record in made.values() if record.latency_ms > 0]
+    seconds_each = float(np.mean(latencies)) / 1000 if latencies else None
+    return Looked(tuple(contents), calls, vectors, present, seconds_each, tuple(unread))
 
 
 def build_context(catalogue: Catalogue, looked: Looked, cutoff: int, config: GateConfig) -> GateContext:
@@ -200,6 +252,8 @@ def build_context(catalogue: Catalogue, looked: Looked, cutoff: int, config: Gat
         age=np.where(known, (cutoff - np.where(known, created, cutoff)) / DAY, math.nan),
         likeness=likeness,
         events=np.bincount(event_item[event_times < cutoff], minlength=size).astype(np.float64),
+        calls=looked.calls,
+        unread=np.array(list(map(bool, looked.unread)), np.bool_) if looked.unread else None,
     )
 
 
@@ -243,6 +297,11 @@ def mark(captions: pa.Table, decision: GateDecision) -> pa.Table:
 def carried_out(report: CaptionReport, decision: GateDecision, looked: Looked) -> CaptionReport:
     """The caption stage's report with the gate's reasons, and the vectors of what was looked at and not captioned."""
     captions = mark(report.captions, decision)
+    if "gate_unread" in decision.reason and looked.unread:
+        why = pa.array([reason or None for reason in looked.unread], pa.string())
+        out = pa.array([reason == "gate_unread" for reason in decision.reason])
+        index = captions.schema.get_field_index("detail")
+        captions = captions.set_column(index, "detail", pc.if_else(out, why, captions["detail"]))
     outcomes = zip(captions["status"].to_pylist(), captions["reason"].to_pylist(), strict=True)
     vectors, present = report.vectors, report.has_vector
     if looked.vectors.shape == vectors.shape:
@@ -257,16 +316,24 @@ def carried_out(report: CaptionReport, decision: GateDecision, looked: Looked) -
 
 
 def _held(decision: GateDecision) -> Flags:
-    free = ("", "gate_captioned", "gate_same_media", "gate_no_media")
-    return np.array([reason not in free for reason in decision.reason], np.bool_)
+    return np.array([reason not in FREE for reason in decision.reason], np.bool_)
 
 
-def _digest(uri: str, root: Path, limits: MediaLimits, locate: Locate) -> tuple[str, Path] | None:
+def _read(uri: str, root: Path, limits: MediaLimits, locate: Locate, frames: KeyFrames | None) -> _Medium:
     try:
         path = locate(uri, root)
-        return digest(path, limits), path
-    except MediaError:
-        return None
+        key = digest(path, limits)
+    except MediaError as error:
+        return _Medium(unread="" if error.reason in _FOR_GOOD else error.reason)
+    stream = None if frames is None else frames.of(path, key)
+    if stream is None:
+        return _Medium(((key, path),))
+    if stream.frames is None:
+        return _Medium(stream=(key, path), shown=stream.kind == "animation")
+    try:
+        return _Medium(tuple((digest(frame, limits), frame) for frame in stream.frames))
+    except MediaError:  # the folder was tidied up meanwhile: it will be unfolded anew
+        return _Medium(stream=(key, path), shown=stream.kind == "animation")
 
 
 def _embed_batch(
@@ -276,22 +343,24 @@ def _embed_batch(
     store: CaptionStore,
     pool: ThreadPoolExecutor,
     limits: MediaLimits,
-) -> None:
+) -> dict[str, str]:
+    """Store the vectors of these pictures; why those that could not be opened could not."""
     size = int(getattr(captioner, "image_size", 0)) or 448
 
     def picture(key: str) -> Any:
         try:
             return open_image(paths[key], size, limits=limits)
-        except MediaError:
-            return None
+        except MediaError as error:
+            return error.reason
 
-    images = {
-        key: image for key, image in zip(keys, pool.map(picture, keys), strict=True) if image is not None
-    }
+    opened = dict(zip(keys, pool.map(picture, keys), strict=True))
+    shut = {key: found for key, found in opened.items() if isinstance(found, str)}
+    images = {key: found for key, found in opened.items() if key not in shut}
     if images:
         vectors = captioner.embed(list(images.values()))
         found = dict(zip(images, vectors, strict=True))
         store.put_many([], captioner.fingerprint, encoder=captioner.encoder_fingerprint, vectors=found)
+    return shut
 
 
 def _rows(table: pa.Table, ids: pa.ChunkedArray) -> tuple[Ints, Ints]:

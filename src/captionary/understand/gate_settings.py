@@ -30,9 +30,10 @@ class GateConfig:
     money: float | None = None
     """Most money spent, in the unit of the prices, >= 0; None: no such limit."""
     seconds_per_item: float | None = None
-    """What each medium of an item takes that is captioned, > 0; None: as measured on captions in the store."""
+    """What each picture of an item takes that is captioned (of a video each key frame), > 0; None: as measured on
+    captions in the store."""
     price_per_item: float = 0.0
-    """Money for each medium of an item that is captioned, >= 0."""
+    """Money for each picture of an item that is captioned (of a video each key frame), >= 0."""
     price_per_second: float = 0.0
     """Money for a second of the captioner, >= 0: the machine's price."""
     horizon_days: float = 7.0
@@ -87,6 +88,13 @@ class GateConfig:
             raise bad_value("money", self.money, "absent where nothing has a price", todo=todo)
 
     @property
+    def decides(self) -> bool:
+        """Whether anything may be left out: any policy but `always`, and that one too where it has a limit."""
+        return self.policy != "always" or any(
+            limit is not None for limit in (self.share, self.items, self.seconds, self.money)
+        )
+
+    @property
     def lends(self) -> bool:
         """Whether anything is left out that could be lent tokens."""
-        return self.lend and self.policy != "always"
+        return self.lend and self.decides
