@@ -11,11 +11,12 @@ demo: $(VENV)/installed
 	$(BIN)/captionary run configs/demo.yaml
 
 test: lint
-	OMP_NUM_THREADS=1 CAPTIONARY_FEAST_PYTHON=$(wildcard $(CURDIR)/$(VENV)-feast/bin/python) $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 CAPTIONARY_REQUIRE=torchrec CAPTIONARY_FEAST_PYTHON=$(wildcard $(CURDIR)/$(VENV)-feast/bin/python) $(BIN)/python -m pytest -n 2
 
 # Tests on a local Ray cluster, which starts slowly and wants the machine to itself.
 ray: $(VENV)/installed
-	CAPTIONARY_RAY=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/understand/test_engine_ray.py tests/online/test_replicas.py
+	CAPTIONARY_RAY=1 CAPTIONARY_REQUIRE=ray,torchrec OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+		tests/understand/test_engine_ray.py tests/online/test_replicas.py tests/rank/test_distributed_ray.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks tools

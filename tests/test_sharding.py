@@ -15,7 +15,7 @@ from captionary.contract import open_dataset, table_files
 from captionary.errors import CaptionaryError
 from captionary.rank.checkpoint import load_ranker
 from captionary.rank.shards import open_shards
-from captionary.represent.tables import read_item_tokens, read_profiles
+from captionary.represent.tables import read_item_tokens, read_profiles, write_item_tokens
 from captionary.settings import load_run
 from captionary.sharding import Between, make_shards, tokenizer_name
 
@@ -81,6 +81,26 @@ def test_profiles_and_tokens_are_those_of_the_stages(config, made, dataset):
     tokens = read_item_tokens(config.folder / "tokens" / "A" / "item_tokens.parquet")[1]
     np.testing.assert_array_equal(made.items().tokens.values, tokens.values)
     assert made.schema.vocabulary > tokens.values.max()
+
+
+def test_weights_of_tokens_go_where_the_tokens_go(config, made, tmp_path, monkeypatch):
+    monkeypatch.setattr("captionary.sharding.run", lambda *_: None)
+    path = config.folder / "tokens" / "A" / "item_tokens.parquet"
+    kept = path.read_bytes()
+    ids, tokens = read_item_tokens(path)
+    assert tokens.weights is None
+    assert not made.schema.token_weights
+    weights = np.random.default_rng(0).random(len(tokens.values)).astype(np.float32)
+    try:
+        write_item_tokens(path, ids, tokens._replace(weights=weights))
+        weighted = make_shards(config, tmp_path / "weighted")
+        with pytest.raises(CaptionaryError, match=r"token_weights == True, must be False, as in .*/all"):
+            make_shards(config, tmp_path / "like", like=made.root)
+    finally:
+        path.write_bytes(kept)
+    assert weighted.schema.token_weights
+    np.testing.assert_array_equal(weighted.items().tokens.weights, weights)
+    np.testing.assert_array_equal(weighted.items().tokens.values, tokens.values)
 
 
 def test_impressions_in_any_order_give_the_same_shards(config, made, dataset, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -22,7 +23,8 @@ from captionary.rank.train import predict
 from captionary.represent.tokenizers import load_tokenizer
 from captionary.represent.vectors import TokenVectors
 from captionary.settings import load_run
-from captionary.sharding import make_shards
+from captionary.sharding import Between, make_shards
+from captionary.sharding_vectors import named_projection
 
 KINDS = ("sentence", "profile_text", "word2vec")
 CONFIG = FitConfig(ranker=RankerConfig(epochs=1, batch_size=64, embedding_dim=4))
@@ -205,6 +207,36 @@ def test_shards_like_earlier_ones_have_their_projections(config, made, tmp_path)
     ):
         make_shards(config, tmp_path / "fewer", like=made.root, vectors=["sentence"])
     assert not any((tmp_path / name).exists() for name in ("narrow", "other", "fewer"))
+
+
+def test_projections_know_nothing_of_later_impressions(config, made, tmp_path):
+    """Whatever the pictures and captions of items that come later, and what is said of users later."""
+    stages = finished_stages(config)
+    times = np.sort(stages.dataset.impressions(["timestamp"])["timestamp"].cast(pa.int64()).to_numpy())
+    moment = pa.scalar(int(times[len(times) // 2]), pa.timestamp("us", tz="UTC")).as_py()
+    early = make_shards(config, tmp_path / "early", vectors=KINDS, between=Between(until=moment))
+    seen = pc.unique(pa.concat_tables([group.table for group in early.groups()])["item_id"])
+    later = ~pc.is_in(stages.dataset.items(["item_id"])["item_id"], value_set=seen).to_numpy()
+    assert later.any()
+    files = {name: config.folder / "tokens" / name / "vectors.npz" for name in ("sentence", "profile_text")}
+    files |= {"": config.folder / "captions" / "vectors.npz"}
+    said = pq.read_table(config.folder / "tokens" / "profile_text" / "profiles.parquet")["as_of"]
+    after = np.append(pc.greater_equal(said, moment).to_numpy(), False)
+    kept = {path: path.read_bytes() for path in files.values()}
+    try:
+        for name, path in files.items():
+            with np.load(path) as stored:
+                vectors, present = stored["vectors"].copy(), stored["present"]
+            vectors[after if name == "profile_text" else later] *= 100
+            np.savez(path, vectors=vectors, present=present)
+        other = make_shards(config, tmp_path / "other", vectors=KINDS, between=Between(until=moment))
+        whole = make_shards(config, tmp_path / "whole", vectors=KINDS)
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+    for name in files:
+        assert named_projection(other.projection(name)) == named_projection(early.projection(name)), name
+        assert named_projection(whole.projection(name)) != named_projection(made.projection(name)), name
 
 
 def test_visual_vectors_of_another_encoder_are_refused(config, tmp_path):

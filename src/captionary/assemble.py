@@ -58,6 +58,8 @@ def ranking_data(stages: Stages) -> RankingData:
         item_keys=items["item_id"],
         min_rows=config.ranker.id_min_rows,
         hash_rows=config.ranker.id_hash_rows,
+        category_min_rows=config.ranker.category_min_rows,
+        category_hash_rows=config.ranker.category_hash_rows,
         labels=dataset.labels(impressions),
         train=train,
         eval=evaluation_rows(stages, impressions),

@@ -85,6 +85,8 @@ def make_shards(
 ) -> Shards:
     """Write the impressions of a run's split as shards; its stages up to profiles are brought up to date first.
 
+    Projections of vectors are fitted on training impressions that are written and their items: on nothing later.
+
     Args:
         config: the run.
         out: a new folder, or one that an earlier call wrote.
@@ -94,7 +96,7 @@ def make_shards(
         vectors: which further vectors of the run, of `captionary.sharding_vectors.VECTORS`; None: those of `like`.
         between: only impressions of this time; default: all.
         like: earlier shards, whose projections of vectors are taken, so that a ranker trained on them can go on; their
-            tokenizer may have grown since, and vectors may be added.
+            tokenizer may have grown since, and what they did not have may be added.
         shard_rows: impressions of a shard.
 
     Raises:
@@ -107,7 +109,6 @@ def make_shards(
     run(config, "profile")
     dataset = open_dataset(config.data.path or config.folder / "data" / "world")
     chosen = letter or next(iter(config.tokenizers))
-    known = dataset.items_in(split_of(config, dataset), "train")
     named = chosen_vectors(config, vectors, earlier)
     folder = config.folder / "tokens" / chosen
     tokens = tokens and folder.exists()
@@ -115,6 +116,7 @@ def make_shards(
     home = config.folder / "profiles"
     keyed = profile_folder(home, next(iter(config.tokenizers)))
     rows = _Impressions(dataset, config, keyed if keyed.exists() else home / "activity", profiled, between)
+    known = rows.items()
     captions = config.folder / "captions"
     described = read_stage(captions)
     encoder = str(described.facts.get("encoder", "")) if described is not None and visual else ""
@@ -127,6 +129,7 @@ def make_shards(
     learnt = token_start(config, chosen, tokens=tokens) if "word2vec" in named else None
     spec = dataset.spec
     tokenizer = load_tokenizer(folder) if tokens else None
+    lists = read_item_tokens(folder / "item_tokens.parquet")[1] if tokens else None
     schema = ShardSchema(
         tasks=tuple(task.name for task in spec.tasks),
         task_kinds=tuple(task.kind for task in spec.tasks),
@@ -138,6 +141,7 @@ def make_shards(
         events=rows.events,
         visual=whitening.components.shape[1] if whitening is not None else 0,
         tokens=tokens,
+        token_weights=lists is not None and lists.weights is not None,
         profiles=profiled and bool(rows.events),
         vocabulary=len(tokenizer.vocabulary) if tokenizer is not None else 0,
         tokenizer=tokenizer_name(tokenizer, earlier.schema.tokenizer if earlier else "")
@@ -162,7 +166,6 @@ def make_shards(
     }
     with atomic_folder(out) as partial:
         with ShardWriter(partial, schema, made_of, shard_rows=shard_rows) as writer:
-            lists = read_item_tokens(folder / "item_tokens.parquet")[1] if tokens else None
             writer.items([_items(dataset, schema, lists, whitening, carried, captions)])
             rows.carried = {name: each for name, each in carried.items() if each.text is not None}
             for part, table in rows.in_time(partial / "sorting"):
@@ -206,9 +209,17 @@ class _Impressions:
         """Vectors that impressions have."""
 
     def training(self) -> Iterator[pa.Table]:
-        """user_id and timestamp of all training impressions, in the order of the files."""
-        for table in _batches(self.files, ["user_id", "timestamp", self.split]):
-            yield table.filter(pc.fill_null(pc.equal(table[self.split], "train"), False))
+        """user_id, item_id and timestamp of the training impressions that are written, in the order of the files."""
+        for table in _batches(self.files, ["user_id", "item_id", "timestamp", self.split]):
+            yield table.filter(self._inside(table, "train"))
+
+    def items(self) -> npt.NDArray[np.bool_]:
+        """Which items [I] these are of."""
+        ids = self.dataset.items(["item_id"])["item_id"].combine_chunks()
+        shown = np.zeros(len(ids), bool)
+        for table in self.training():
+            shown |= np.asarray(pc.is_in(ids, value_set=pc.unique(table["item_id"])))
+        return shown
 
     def in_time(self, scratch: Path) -> Iterator[tuple[str, pa.Table]]:
         """(train or eval, impressions), each part in the order of time, rows of one time in that of the files."""
@@ -279,11 +290,15 @@ class _Impressions:
                 assert each.text is not None
                 columns[f"vector.{name}"] = as_lists(each.values[each.text.rows(table)])
             whole = pa.table(columns)
-            inside = pa.array(self.between.chosen(_times(whole)))
             for part in ("train", "eval"):
-                rows = whole.filter(pc.and_(inside, pc.fill_null(pc.equal(table[self.split], part), False)))
+                rows = whole.filter(self._inside(table, part))
                 if rows.num_rows:
                     yield part, rows
+
+    def _inside(self, table: pa.Table, part: str) -> pa.Array:
+        """Which impressions are of `part` and of the time that is asked for."""
+        chosen = pa.array(self.between.chosen(_times(table)))
+        return pc.and_(chosen, pc.fill_null(pc.equal(table[self.split], part), False))
 
 
 class _Profiles:
@@ -327,7 +342,8 @@ def _items(
     columns |= {f"item.{name}": table[name] for name in schema.item_categorical}
     columns |= {f"item.{name}": pc.cast(table[name], pa.float64()) for name in schema.item_numeric}
     if tokens is not None:
-        columns["token_ids"] = tokens.to_arrow()[0]
+        token_ids, weights = tokens.to_arrow()
+        columns |= {"token_ids": token_ids} | ({} if weights is None else {"token_weights": weights})
     if whitening is not None:
         with np.load(captions / "vectors.npz") as stored:
             vectors = whitening.apply(stored["vectors"].astype(np.float32), stored["present"])
@@ -341,10 +357,11 @@ def _items(
 def _whitening(
     captions: Path, known: npt.NDArray[np.bool_], dimensions: int, earlier: Shards | None, encoder: str
 ) -> Whitening | None:
-    """The projection of visual vectors: that of earlier shards, or fitted on training items; None without vectors."""
+    """The projection of visual vectors: that of earlier shards, or fitted on the items `known` where these have none
+    or are not given; None without vectors."""
     with np.load(captions / "vectors.npz") as stored:
         vectors, present = stored["vectors"].astype(np.float32), stored["present"]
-    if earlier is not None:
+    if earlier is not None and earlier.schema.visual:
         return earlier_projection(earlier, "", vectors.shape[1], encoder)
     fitted = known & present
     return Whitening.fit(vectors[fitted], dimensions) if fitted.any() else None

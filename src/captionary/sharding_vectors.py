@@ -1,7 +1,7 @@
 """The dense vectors of a run that shards carry beside the visual one, projected as earlier shards did or anew.
 
-sentence       of items         the caption's sentence embedding, whitened over training items
-profile_text   of impressions   what a language model said of the user before, whitened over training impressions
+sentence       of items         the caption's sentence embedding, whitened over the shards' training items
+profile_text   of impressions   what a language model said of the user before, whitened over their impressions
 word2vec       of tokens        no field of its own: where the token table starts
 """
 
@@ -107,8 +107,8 @@ def run_vectors(
     Args:
         config: of the run.
         name: sentence or profile_text.
-        known: bool [I], items known in training.
-        impressions: user_id and timestamp of those of training, in parts; read for profile_text alone.
+        known: bool [I], items of the training impressions that are written.
+        impressions: user_id and timestamp of these, in parts; read for profile_text alone.
         like: earlier shards; where they have no such vectors, a projection is fitted.
 
     Raises:

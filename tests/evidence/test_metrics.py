@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from tests.optional import optional
 
 from captionary.errors import CaptionaryError
 from captionary.evidence.counting import losses, pairs, sorted_rows
@@ -197,7 +198,7 @@ def test_rows_are_sorted_by_score_of_either_sign(kind: type) -> None:
 
 def test_metrics_equal_torchrec() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    pytest.importorskip("torchrec.metrics.ne", reason="torchrec is not installed")
+    optional("torchrec.metrics.ne", reason="torchrec is not installed")
     from torchrec.metrics.auc import compute_auc
     from torchrec.metrics.calibration import compute_calibration, get_calibration_states
     from torchrec.metrics.gauc import compute_window_auc, get_auc_states

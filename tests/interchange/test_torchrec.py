@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 from tests.interchange.shop import day, impressions, numbered, source
+from tests.optional import optional
 
 from captionary.errors import CaptionaryError
 from captionary.interchange.parquet import export_features
@@ -30,7 +31,7 @@ MASS = np.zeros(4, np.float32)
 
 @pytest.fixture
 def torchrec() -> Any:
-    return pytest.importorskip("torchrec", reason="torchrec is not installed: see docs/interchange.md")
+    return optional("torchrec", reason="torchrec is not installed: see docs/interchange.md")
 
 
 def features() -> dict[str, Feature]:

@@ -80,7 +80,8 @@ def test_checkpoints_of_before_a_setting_was_there_load_as_they_were(data, quick
     path = tmp_path / "ranker" / "config.json"
     said = json.loads(path.read_text())
     del said["weights"], said["schema"]["task_kinds"], said["schema"]["task_weights"]
-    for name in ("towers", "experts", "cross_layers", "profile_pooling", "profile_fields", "id_hash_rows"):
+    later = ("towers", "experts", "cross_layers", "profile_pooling", "profile_fields", "id_hash_rows")
+    for name in (*later, "category_min_rows", "category_hash_rows"):
         del said["config"][name]
     path.write_text(json.dumps(said))
     loaded = load_ranker(tmp_path / "ranker")

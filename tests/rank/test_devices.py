@@ -55,7 +55,9 @@ def test_another_device_learns_the_same(shards, monkeypatch, kind):
         assert all(isinstance(value, Pretended) for value in trainer.model.state_dict().values())
         scores = trainer.predict("eval")[0]
     np.testing.assert_allclose(found, losses, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(scores, expected.predict("eval")[0], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        scores, expected.predict("eval")[0], rtol=1e-6, atol=2e-6
+    )  # amounts are above 1
     known = expected.model.state_dict()
     for name, value in trainer.model.state_dict().items():
         torch.testing.assert_close(value.held, known[name], rtol=0, atol=1e-6, msg=name)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from tests.optional import optional
 from tests.rank.tiny_shards import impressions, write_shards
 
 from captionary.commands.train_backend import checkpoint as verb
@@ -25,7 +26,7 @@ from captionary.rank.sharded import initial_rows, table_specs
 from captionary.rank.state import checkpoints, load_checkpoint
 from captionary.rank.stream import Order
 
-torchrec = pytest.importorskip("torchrec", reason="distributed training is TorchRec's")
+torchrec = optional("torchrec", reason="distributed training is TorchRec's")
 
 from captionary.rank.distributed import DistributedTrainer  # noqa: E402
 from captionary.rank.fit_distributed import fit_distributed  # noqa: E402
@@ -192,6 +193,8 @@ def test_the_verb_trains_and_says_where_everything_is(shards, tmp_path):
         CliRunner().invoke(train, [*words[:-1], "user"], catch_exceptions=False)
     with pytest.raises(CaptionaryError, match="--out"):
         CliRunner().invoke(train, words[:3], catch_exceptions=False)
+    with pytest.raises(CaptionaryError, match="--device == cpu, must be left out without --backend torchrec"):
+        CliRunner().invoke(train, ["run.yaml", "--device", "cpu"], catch_exceptions=False)
 
 
 def test_one_process_s_checkpoint_goes_there_and_back(shards, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from tests.optional import optional
 from tests.rank.tiny_shards import HOUR, impressions, tiny_schema, write_shards
 
 from captionary.commands.train_backend import train
@@ -20,8 +21,9 @@ from captionary.rank.fit import Trainer, fit
 from captionary.rank.fit_settings import FitConfig, OptimizerConfig, StreamConfig, StreamFeatures
 from captionary.rank.settings import RankerConfig
 from captionary.rank.state import checkpoints, latest, load_checkpoint
+from captionary.stages import locked
 
-torchrec = pytest.importorskip("torchrec", reason="distributed training is TorchRec's")
+torchrec = optional("torchrec", reason="distributed training is TorchRec's")
 
 from captionary.rank.distributed import DistributedTrainer  # noqa: E402
 from captionary.rank.fit_distributed import fit_distributed  # noqa: E402
@@ -157,7 +159,10 @@ KINDS = {
     ),
     "other optimizer": (config("adagrad"), config("rowwise_adagrad")),
     "biases adopted": (config("adagrad", biases=False), config("adagrad", biases=True)),
+    "biases given up": (config("adagrad", embedding_dim=4), config("adagrad", embedding_dim=4, biases=False)),
     "tokens adopted": (dataclasses.replace(config(), features=BARE), config(profile_pooling="attention")),
+    "categories hashed": (config("adagrad", category_hash_rows=5), config("adagrad", category_hash_rows=5)),
+    "categories capped": (config(category_min_rows=350), config(category_min_rows=450)),
     "tokens given up": (config(), dataclasses.replace(config(), features=BARE)),
 }
 
@@ -207,8 +212,14 @@ def test_what_cannot_be_begun_with_is_refused(days, alone, team, tmp_path):
     def begin(start: Path, **changes):
         return DistributedTrainer(days[1], config(**changes), 0, team, start=start)
 
+    with locked(tmp_path / "out"), pytest.raises(CaptionaryError, match="used by one process at a time"):
+        fit_distributed(days[1], tmp_path / "out", config(), 0, team=team)
     with pytest.raises(CaptionaryError, match="embedding_dim == 8, must be 6"):
         begin(latest(alone / "0"), embedding_dim=8)
+    with pytest.raises(
+        CaptionaryError, match="category_hash_rows == 9, must be 0, as in the earlier training"
+    ):
+        begin(latest(alone / "0"), category_hash_rows=9)
     with pytest.raises(CaptionaryError, match="a checkpoint of captionary fit or train"):
         begin(tmp_path)
     kept = latest(alone / "0") / "ranker" / "model.safetensors"

@@ -1,5 +1,6 @@
 """Artefacts of rankers trained on shards: they score as the ranker predicts, calibrated where it is."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -84,6 +85,31 @@ def test_an_artefact_scores_as_the_ranker_predicts(shards, fitted, home):
     assert said.provenance["shards"] == said.provenance["items_of"] == shards.fingerprint
     assert (said.provenance["seed"], said.provenance["steps"]) == (1, 32)
     assert said.provenance["calibration"] is None
+
+
+@pytest.mark.parametrize(
+    "rules", [{"category_min_rows": 280, "id_min_rows": 20}, {"category_hash_rows": 5, "id_hash_rows": 9}]
+)
+def test_rare_and_hashed_categories_and_weighted_tokens_are_served_as_they_were_learnt(tmp_path, rules):
+    schema = tiny_schema(vectors=VECTORS, token_weights=True)
+    train = impressions(800, range(40), range(50))
+    held = HELD.set_column(
+        HELD.column_names.index("context.tab"), "context.tab", pa.array(["home", "voice"] * 60)
+    )
+    weighted = write_shards(tmp_path / "shards", train, held, schema=schema)
+    config = dataclasses.replace(CONFIG, ranker=dataclasses.replace(CONFIG.ranker, **rules))
+    trained = fit(weighted, tmp_path / "out", config, seed=1)
+    known = trained.trainer.vocabularies
+    if "category_hash_rows" in rules:
+        assert trained.trainer.model.schema.context == {"tab": 6}
+        assert known["context.tab"].index(["voice"])[0] > 0  # shares a row with others
+    else:
+        assert (known["item.genre"].index(["news", "music", "games"]) == 0).any()
+    made = export_trained(tmp_path / "out", weighted.root)
+    near(scores(ServingRanker.load(made.folder), held), trained.trainer.predict("eval")[0])
+    kept, tokens = read_artefact(made.folder).tokens, weighted.items().tokens
+    np.testing.assert_array_equal(kept.weights, tokens.weights)
+    assert len(np.unique(tokens.weights)) > 10
 
 
 def test_any_folder_of_the_training_names_it(shards, fitted, home):

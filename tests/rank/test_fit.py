@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -19,6 +20,7 @@ from tests.rank.tiny_shards import HOUR, impressions, tiny_schema, write_shards
 from captionary.errors import CaptionaryError
 from captionary.rank.fit import Trainer, fit
 from captionary.rank.fit_settings import FitConfig, OptimizerConfig, StreamFeatures
+from captionary.rank.losses import task_loss
 from captionary.rank.state import checkpoints, latest, load_checkpoint, prune, save_checkpoint
 
 STEPS = 2 * 24
@@ -190,6 +192,26 @@ def test_tomorrow_goes_on_with_grown_vocabularies(shards, whole, tmp_path):
         fit(tomorrow, tmp_path / "out", CONFIG, seed=1)
 
 
+def test_a_loss_is_the_mean_over_the_labels_that_are_given(tmp_path, monkeypatch):
+    """In batches of 100 rows, of which the first 150 have three labelled ones."""
+    monkeypatch.setattr("captionary.rank.fit._SCORED", 100)
+    table = impressions(400, range(40), range(60))
+    for name in ("label.like", "label.seconds"):
+        said = table[name].to_numpy().copy()
+        said[3:150] = np.nan
+        table = table.set_column(
+            table.column_names.index(name), name, pa.array(said, pa.float32(), from_pandas=True)
+        )
+    trainer = Trainer(write_shards(tmp_path / "shards", table, table), CONFIG, 1)
+    list(trainer.train(5))
+    logits, labels = trainer._logits("eval", 0, None)
+    assert torch.isnan(labels[100:150]).all()
+    assert trainer.loss("eval") == pytest.approx(
+        float(task_loss(logits, labels, trainer.model.schema)), rel=1e-6
+    )
+    assert math.isnan(trainer.loss("eval", 100, 150))
+
+
 def loss_of(yesterday: Trainer, trainer: Trainer) -> float:
     """Tomorrow's loss by yesterday's ranker, which does not know the new users."""
     yesterday.encoder, encoder = trainer.encoder, yesterday.encoder
@@ -208,6 +230,19 @@ def test_a_feature_group_can_be_adopted_on_the_way(shards, tmp_path):
     np.testing.assert_allclose(trainer.loss("eval"), first.trainer.loss("eval"), rtol=1e-5)
     list(trainer.train())
     assert trainer.loss("eval") != first.trainer.loss("eval")
+
+
+def test_shards_that_have_captions_since_today_go_on(tmp_path):
+    table = impressions(600, range(40), range(60))
+    plain = tiny_schema(tokens=False, profiles=False, vocabulary=0, tokenizer="", visual=0)
+    first = fit(write_shards(tmp_path / "plain", table, schema=plain), tmp_path / "first", CONFIG)
+    assert first.trainer.model.schema.fields == ("dense", "user", "item", "context.tab", "item.genre")
+    today = write_shards(tmp_path / "today", table)
+    trainer = Trainer(today, CONFIG, 1, start=load_checkpoint(first.checkpoint))
+    assert trainer.model.schema.visual
+    assert trainer.model.schema.events
+    np.testing.assert_allclose(trainer.loss("train"), first.trainer.loss("train"), rtol=1e-5)
+    list(trainer.train())
 
 
 def test_shards_with_other_columns_are_refused(whole, tmp_path):

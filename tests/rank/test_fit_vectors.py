@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tests.optional import optional
 from tests.rank.tiny_fit import CONFIG
 from tests.rank.tiny_shards import HOUR, TOKENS, VECTORS, catalogue, impressions, tiny_schema, write_shards
 
@@ -42,7 +43,8 @@ def whole(shards, tmp_path_factory):
 
 def in_memory(tables, trainer) -> RankingData:
     """The same rows as arrays, by the vocabularies of the trainer."""
-    rows, items, known = pa.concat_tables(tables), catalogue(60, RICH), trainer.vocabularies
+    schema = trainer.shards.schema
+    rows, items, known = pa.concat_tables(tables), catalogue(60, schema), trainer.vocabularies
     count = len(tables[0])
     hour = rows["context.hour"].to_numpy()
     mean = dict(zip(trainer.model.schema.numeric, trainer.model.mean.numpy(), strict=True))
@@ -65,7 +67,11 @@ def in_memory(tables, trainer) -> RankingData:
         events=EVENTS,
         activity=np.column_stack([np.log1p(rows[f"mass.{event}"].to_numpy()) for event in EVENTS]),
         visual=np.stack(items["visual"].to_pylist()).astype(np.float32),
-        item_tokens={"A": Jagged.from_arrow(items["token_ids"])},
+        item_tokens={
+            "A": Jagged.from_arrow(
+                items["token_ids"], items["token_weights"] if schema.token_weights else None
+            )
+        },
         profiles={"A": {e: Jagged.from_arrow(rows[f"token_ids.{e}"], rows[f"weights.{e}"]) for e in EVENTS}},
         vectors={
             "caption": DenseVectors(np.stack(items["vector.caption"].to_pylist()).astype(np.float32)),
@@ -89,6 +95,25 @@ def test_predictions_are_those_of_the_same_weights_in_memory(tables, whole):
         other = data.vectors | {name: DenseVectors(values[::-1].copy(), row)}
         moved = predict(trainer.model, dataclasses.replace(data, vectors=other), features)
         assert np.abs(moved - found).max() > 1e-3, name
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum"])
+def test_weights_of_an_items_tokens_are_those_of_the_ranker_in_memory(tables, tmp_path, pooling):
+    schema = tiny_schema(vectors=VECTORS, token_weights=True)
+    config = dataclasses.replace(CONFIG, ranker=dataclasses.replace(CONFIG.ranker, token_pooling=pooling))
+    trainer = Trainer(write_shards(tmp_path / "shards", *tables, schema=schema), config, 1)
+    list(trainer.train())
+    found, _ = trainer.predict("eval")
+    features = FeatureSet(visual=True, tokens="A", profiles="A", vectors=tuple(VECTORS))
+    data = in_memory(tables, trainer)
+    assert data.item_tokens["A"].weights is not None
+    np.testing.assert_allclose(found, predict(trainer.model, data, features), rtol=1e-5, atol=1e-6)
+    # and are not even ones
+    even = dataclasses.replace(data, item_tokens={"A": data.item_tokens["A"]._replace(weights=None)})
+    moved = np.abs(predict(trainer.model, even, features) - found).max(axis=1)
+    lengths = data.item_tokens["A"].lengths[data.item[data.eval]]
+    assert moved[lengths > 1].max() > 1e-3
+    np.testing.assert_allclose(moved[lengths == 0], 0, atol=1e-6)
 
 
 def test_a_training_that_stopped_goes_on_to_the_same_bits(shards, whole, tmp_path):
@@ -167,7 +192,7 @@ def test_the_token_table_starts_from_the_vectors_of_the_shards(tables, learnt, t
 
 
 def test_many_processes_learn_what_one_does(tables, learnt, tmp_path):
-    pytest.importorskip("torchrec", reason="distributed training is TorchRec's")
+    optional("torchrec", reason="distributed training is TorchRec's")
     from captionary.rank.fit_distributed import fit_distributed
     from captionary.rank.processes import processes
     from captionary.rank.sharded_state import load_sharded

@@ -33,6 +33,8 @@ from captionary.rank.settings import RankerConfig
         ("profile_pooling", "max"),
         ("id_min_rows", 0),
         ("id_hash_rows", -1),
+        ("category_min_rows", 0),
+        ("category_hash_rows", -1),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value):

@@ -159,6 +159,29 @@ def test_the_catalogue(shards):
     assert items.visual.shape == (60, 6)
 
 
+def test_weights_of_an_items_tokens_are_kept(tmp_path, table):
+    schema = tiny_schema(token_weights=True)
+    weighted = write_shards(tmp_path / "shards", table, schema=schema)
+    known = catalogue(60, schema)
+    for found, name in zip(weighted.items().tokens.to_arrow(), ("token_ids", "token_weights"), strict=True):
+        assert found.equals(known[name].combine_chunks())
+    lists = [[float("nan")] * len(each) for each in known["token_ids"].to_pylist()]
+    spoil(
+        weighted,
+        lambda t: t.set_column(
+            t.column_names.index("token_weights"), "token_weights", pa.array(lists, pa.list_(pa.float32()))
+        ),
+        "items.parquet",
+    )
+    with pytest.raises(CaptionaryError, match="weights of a list == NaN or infinite, must be finite"):
+        weighted.items()
+    spoil(weighted, lambda t: t.drop_columns(["token_weights"]), "items.parquet")
+    with pytest.raises(CaptionaryError, match=r"items\.parquet has no column token_weights"):
+        weighted.items()
+    with pytest.raises(CaptionaryError, match="token_weights == True, must be False without tokens"):
+        tiny_schema(token_weights=True, tokens=False)
+
+
 def test_two_writings_are_equal_and_another_row_is_not(tmp_path, table):
     prints = [write_shards(tmp_path / name, rows).fingerprint for name, rows in
               (("a", table), ("b", table), ("c", table.slice(1)))]  # fmt: skip
@@ -171,6 +194,15 @@ def test_times_must_not_fall(tmp_path, table):
     ):
         write_shards(tmp_path / "shards", pa.concat_tables([table.slice(500), table.slice(0, 500)]))
     assert not (tmp_path / "shards").exists()
+
+
+def test_labels_that_are_words_are_not_written(tmp_path, table):
+    place = table.column_names.index("label.like")
+    words = table.set_column(place, "label.like", pa.array(["yes"] * len(table)))
+    with pytest.raises(
+        CaptionaryError, match=r"type of label.like == string, must be float; train impressions"
+    ):
+        write_shards(tmp_path / "shards", words)
 
 
 def test_a_missing_column_is_named(tmp_path, table):
@@ -208,6 +240,20 @@ def spoil(shards, change, name="shards/train-00000.parquet"):
             ),
             r"list.like == 1\d+, must be 0 to \d+; .*row group 0",
         ),
+        (
+            lambda t: t.set_column(
+                t.column_names.index("list.like"),
+                "list.like",
+                pc.if_else(pc.equal(t["list.like"], 0), None, t["list.like"]),
+            ),
+            r"list.like == null, must be 0 to \d+; .*row group 0",
+        ),
+        (
+            lambda t: t.set_column(
+                t.column_names.index("list.like"), "list.like", t["list.like"].cast(pa.string())
+            ),
+            r"list.like == string, must be 0 to \d+; .*row group 0",
+        ),
     ],
 )
 def test_a_shard_that_is_not_what_the_folder_says(shards, change, words):
@@ -235,15 +281,47 @@ def test_a_token_beyond_the_vocabulary(shards):
         shards.items()
 
 
+@pytest.mark.parametrize("change", [lambda ids: ids[:1] + ids[:-1], lambda ids: [*ids[:5], None, *ids[6:]]])
+def test_items_are_unique(shards, change):
+    spoil(
+        shards,
+        lambda t: t.set_column(
+            t.column_names.index("item_id"), "item_id", pa.array(change(t["item_id"].to_pylist()))
+        ),
+        "items.parquet",
+    )
+    with pytest.raises(CaptionaryError, match="item ids == 59 distinct, must be 60, unique and not null"):
+        shards.items()
+
+
+def test_numbers_are_numbers(shards):
+    spoil(
+        shards,
+        lambda t: t.set_column(t.column_names.index("item.age"), "item.age", pa.array(["old"] * len(t))),
+        "items.parquet",
+    )
+    with pytest.raises(CaptionaryError, match=r"type of age == string, must be that of numbers; .*items"):
+        shards.items()
+
+
 def test_what_a_ranker_can_go_on_with():
     before = tiny_schema()
     tiny_schema(vocabulary=99).check_continues(before, "here")
+    bare = tiny_schema(tokens=False, profiles=False, vocabulary=0, tokenizer="", visual=0)
+    tiny_schema(whitening="w", encoder="e").check_continues(bare, "here")  # captions have come
+    with pytest.raises(CaptionaryError, match="visual == 0, must be 6, as in the shards"):
+        bare.check_continues(before, "here")
+    with pytest.raises(CaptionaryError, match="tokenizer == other, must be 'words'"):
+        tiny_schema(tokenizer="other").check_continues(tiny_schema(profiles=False), "here")
     with pytest.raises(
         CaptionaryError, match=r"context_categorical == .*, must be \('tab',\), as in the shards"
     ):
         tiny_schema(context_categorical=("tab", "device")).check_continues(before, "here")
     with pytest.raises(CaptionaryError, match="tokenizer == other, must be 'words'"):
         tiny_schema(tokenizer="other").check_continues(before, "here")
+    with pytest.raises(CaptionaryError, match="token_weights == True, must be False, as in the shards"):
+        tiny_schema(token_weights=True).check_continues(before, "here")
+    tiny_schema(token_weights=True).check_continues(bare, "here")
 
 
 def test_vectors_may_be_added_but_not_be_others():

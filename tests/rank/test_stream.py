@@ -2,6 +2,7 @@ import threading
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tests.rank.tiny_shards import VECTORS, impressions, tiny_schema, write_shards
@@ -219,6 +220,32 @@ def test_bad_rows_are_named(tmp_path, name, value, words):
         list(batches(encoder_of(shards), ORDER, 0))
 
 
+def rewritten(tmp_path, name, column):
+    """Shards of another maker: 700 rows, of which a column is replaced."""
+    shards = write_shards(tmp_path / "shards", impressions(700, range(30), range(60)))
+    path = shards.root / "shards" / "train-00000.parquet"
+    table = pq.read_table(path)
+    changed = table.set_column(table.column_names.index(name), name, column)
+    pq.write_table(changed, path, row_group_size=300)
+    return shards
+
+
+@pytest.mark.parametrize("name", ["label.like", "context.hour", "mass.like"])
+def test_numbers_are_numbers(tmp_path, name):
+    shards = rewritten(tmp_path, name, pa.array(["x"] * 700))
+    words = rf"type of {name} == string, must be that of numbers; .*row group 0"
+    with pytest.raises(CaptionaryError, match=words):
+        list(batches(encoder_of(shards), ORDER, 0))
+
+
+def test_labels_may_be_flags(tmp_path):
+    flags = [None if row == 5 else row % 3 == 0 for row in range(700)]
+    shards = rewritten(tmp_path, "label.like", pa.array(flags))
+    _, labels = next(batches(encoder_of(shards), Order(0, 1, 700), 0, shuffled=False))
+    expected = [np.nan if flag is None else float(flag) for flag in flags]
+    np.testing.assert_array_equal(labels[:, 0].numpy(), expected)
+
+
 def test_what_is_missing_is_the_mean_an_unseen_id_or_no_label(tmp_path):
     for name in ("context.hour", "context.tab", "user_id", "label.like"):
         shards = broken(tmp_path / name, name, None)
@@ -252,12 +279,6 @@ def test_an_error_in_the_background_is_raised(tmp_path):
 
 def test_schemas_without_tokens(tmp_path):
     schema = tiny_schema(tokens=False, profiles=False, vocabulary=0, visual=0, tokenizer="")
-    from tests.rank import tiny_shards
-
-    table = impressions(400, range(30), range(60))
-    items = tiny_shards.catalogue(60, schema).drop_columns(["token_ids", "visual"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_shards, "catalogue", lambda *_: items)
-        shards = write_shards(tmp_path / "shards", table, schema=schema)
+    shards = write_shards(tmp_path / "shards", impressions(400, range(30), range(60)), schema=schema)
     assert not list((shards.root / "lists").iterdir())
     assert len(list(batches(encoder_of(shards), ORDER, 0))) == 7

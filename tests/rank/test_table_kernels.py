@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from captionary.rank import table_kernels
-from captionary.rank.optimizers import _EPS, table_optimizer
+from captionary.rank.optimizers import EPSILON, table_optimizer
 
 F32 = np.float32
 
@@ -61,7 +61,7 @@ def test_steps_are_those_of_the_dense_optimizer(name, decay):
             table_kernels.sgd_rows(table, found, merged, F32(scale), rate, fade)
         else:
             kernel = getattr(table_kernels, f"{name}_rows")
-            kernel(table, sums, found, merged, F32(scale), rate, F32(_EPS), fade)
+            kernel(table, sums, found, merged, F32(scale), rate, F32(EPSILON), fade)
 
     np.testing.assert_allclose(table, parameter.detach().numpy(), rtol=2e-5, atol=2e-6)
     if name != "sgd":

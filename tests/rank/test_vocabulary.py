@@ -10,7 +10,7 @@ import pytest
 from captionary.errors import CaptionaryError
 from captionary.rank.data import RankingData
 from captionary.rank.hashing import digest_ids
-from captionary.rank.vocabulary import Vocabulary
+from captionary.rank.vocabulary import RowRules, Vocabulary
 
 
 def test_ids_of_min_rows_get_a_row_and_the_rest_share_row_0():
@@ -40,6 +40,34 @@ def test_shard_by_shard_is_all_at_once():
     ids, counts = np.unique(keys, return_counts=True)
     assert ((parts.index(ids) > 0) == (counts >= 3)).all()
     assert len(np.unique(parts.index(ids[counts >= 3]))) == (counts >= 3).sum()
+
+
+def test_an_id_may_stand_for_many_rows():
+    """What the items of a category were shown: jazz 1 + 2 times, rock 5, folk never."""
+    keys, times = ["jazz", "rock", "jazz", "folk", None], np.array([1, 5, 2, 0, 9])
+    found = Vocabulary(min_rows=4).grow(keys, times=times)
+    assert found.index(["jazz", "rock", "folk"]).tolist() == [0, 1, 0]
+    assert found.grow(["jazz"]).index(["jazz"]).tolist() == [2]
+    assert Vocabulary().grow(keys, np.array([0, 3]), times=times).ids.to_pylist() == ["jazz"]
+
+
+def test_rules_of_tables():
+    rules = RowRules(id_min_rows=2, id_hash_rows=7, category_min_rows=3, category_hash_rows=9)
+    found = {name: rules.empty(name) for name in ("user", "item", "context.tab", "item.tab")}
+    assert [each.rows for each in found.values()] == [8, 8, 10, 10]
+    assert [each.min_rows for each in found.values()] == [2, 2, 3, 3]
+    assert len({each.seed for each in found.values()}) == 4
+    known = RowRules().empty("context.tab").grow(["home"])
+    later = RowRules(category_min_rows=2).renewed("context.tab", known)
+    assert later.grow(["home", "search"]).index(["home", "search"]).tolist() == [1, 0]
+    assert later.grow(["search", "search"]).index(["search"]).tolist() == [2]
+    with pytest.raises(
+        CaptionaryError,
+        match=r"category_hash_rows == 9, must be 0, as in the earlier training; table context\.tab; or train",
+    ):
+        rules.renewed("context.tab", known)
+    with pytest.raises(CaptionaryError, match="id_hash_rows == 7, must be 0, as in the earlier training"):
+        rules.renewed("user", Vocabulary())
 
 
 def test_hashed_ids_have_a_row_even_if_never_seen():
@@ -129,3 +157,23 @@ def test_ranking_data_can_hash_its_users_and_items():
     assert hashed.user[3] == 0
     assert hashed.item_id.tolist() == hashed.vocabularies["item"].index(keys).tolist()
     assert (hashed.item_id > 0).all()
+
+
+def test_ranking_data_can_cap_and_hash_its_categories():
+    """Items 0 and 1 are jazz, shown twice and once in training; item 2 is rock, shown once."""
+    common = {
+        "tasks": ("like",), "item": np.array([0, 0, 1, 2, 3]), "items": 4, "train": np.arange(4),
+        "eval": np.array([4]), "labels": np.zeros((5, 1), np.float32), "users": np.zeros(5, np.int64),
+        "context_categorical": {"tab": ["home", "home", "home", "search", "home"]},
+        "item_categorical": {"genre": ["jazz", "jazz", "rock", "folk"]},
+    }  # fmt: skip
+    plain = RankingData.from_arrays(**common)
+    assert plain.item_categorical["genre"].tolist() == [1, 1, 2, 0]
+    capped = RankingData.from_arrays(**common, category_min_rows=3)
+    assert capped.item_categorical["genre"].tolist() == [1, 1, 0, 0]
+    assert capped.context_categorical["tab"].tolist() == [1, 1, 1, 0, 1]
+    assert (capped.users, capped.item_ids) == (2, 4)  # these are ids
+    hashed = RankingData.from_arrays(**common, category_hash_rows=50)
+    assert hashed.rows_of("item.genre", hashed.item_categorical["genre"]) == 51
+    assert (hashed.item_categorical["genre"] > 0).all()
+    assert len(np.unique(hashed.item_categorical["genre"])) == 3

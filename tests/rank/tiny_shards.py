@@ -51,10 +51,14 @@ def catalogue(items: int, schema: ShardSchema) -> pa.Table:
         "item.age": rng.random(items),
     }
     tokens = Jagged.from_lists([rng.choice(TOKENS, rng.integers(0, 4), replace=False) for _ in range(items)])
-    columns["token_ids"] = tokens.to_arrow()[0]
-    columns["visual"] = pa.FixedSizeListArray.from_arrays(
-        rng.normal(size=items * WIDTH).astype(np.float32), WIDTH
-    )
+    visual = rng.normal(size=items * WIDTH).astype(np.float32)
+    if schema.tokens:
+        drawn = np.random.default_rng(2).random(len(tokens.values)).astype(np.float32)
+        columns["token_ids"], weights = tokens._replace(weights=drawn + np.float32(0.1)).to_arrow()
+        if schema.token_weights:
+            columns["token_weights"] = weights
+    if schema.visual:
+        columns["visual"] = pa.FixedSizeListArray.from_arrays(visual, WIDTH)
     for name in schema.vectors_of("item"):
         width = schema.vectors[name].width
         columns[f"vector.{name}"] = pa.FixedSizeListArray.from_arrays(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from captionary.rank.fit import Trainer
     from captionary.rank.fit_settings import FitConfig
 
-__all__ = ["fit"]
+__all__ = ["chosen_config", "fit", "say"]
 
 _PATH = click.Path(path_type=Path)
 
@@ -67,9 +67,9 @@ def fit(
     if threads:
         torch.set_num_threads(threads)
     where = choose_device(device)
-    chosen = _config(config, start, epochs, tensorboard)
+    chosen = _changed(chosen_config(config, start), epochs, tensorboard)
     opened = open_shards(shards)
-    fitted = run(opened, out, chosen, seed, start=start, device=where, say=_say)
+    fitted = run(opened, out, chosen, seed, start=start, device=where, say=say)
     if math.isnan(fitted.samples_per_second):
         click.echo("nothing to do: this training is finished")
     else:
@@ -88,27 +88,30 @@ def fit(
     click.echo(f"checkpoint: {fitted.checkpoint}")
 
 
-def _config(config: Path | None, start: Path | None, epochs: int | None, tensorboard: bool) -> FitConfig:
+def chosen_config(config: Path | None, start: Path | None) -> FitConfig:
     """What the file says; without one, what the earlier training was done with."""
-    import dataclasses
-
     from captionary.rank.fit_settings import FitConfig, load_fit
     from captionary.rank.state import latest, read_said
 
     if config is not None:
-        chosen = load_fit(config)
-    else:
-        chosen = read_said(latest(start)).config if start is not None else FitConfig()
+        return load_fit(config)
+    return read_said(latest(start)).config if start is not None else FitConfig()
+
+
+def say(line: dict[str, Any]) -> None:
+    """A line of a training's log, for people."""
+    speed = f"{line['samples_per_second']:10,.0f} samples/s"
+    click.echo(f"step {line['step']:,} of {line['steps']:,}  loss {line['loss']:.5f}  {speed}", err=True)
+
+
+def _changed(chosen: FitConfig, epochs: int | None, tensorboard: bool) -> FitConfig:
+    import dataclasses
+
     if epochs is not None:
         chosen = dataclasses.replace(chosen, ranker=dataclasses.replace(chosen.ranker, epochs=epochs))
     if tensorboard:
         chosen = dataclasses.replace(chosen, stream=dataclasses.replace(chosen.stream, tensorboard=True))
     return chosen
-
-
-def _say(line: dict[str, Any]) -> None:
-    speed = f"{line['samples_per_second']:10,.0f} samples/s"
-    click.echo(f"step {line['step']:,} of {line['steps']:,}  loss {line['loss']:.5f}  {speed}", err=True)
 
 
 def _measure(trainer: Trainer, start: int) -> None:

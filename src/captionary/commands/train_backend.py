@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from captionary.commands.fit import chosen_config, say
 
 __all__ = ["checkpoint", "train"]
 
@@ -77,6 +79,7 @@ def train(
         from captionary.pipeline import run
         from captionary.settings import load_run
 
+        _refuse_options()
         run(load_run(source), last="train")
         return
     if out is None:
@@ -84,21 +87,16 @@ def train(
     import torch
 
     from captionary.rank.fit_distributed import fit_distributed
-    from captionary.rank.fit_settings import FitConfig, load_fit
     from captionary.rank.processes import processes
     from captionary.rank.shards import open_shards
-    from captionary.rank.state import latest, read_said
 
     if threads:
         torch.set_num_threads(threads)
-    if config is not None:
-        chosen = load_fit(config)
-    else:
-        chosen = read_said(latest(start)).config if start is not None else FitConfig()
+    chosen = chosen_config(config, start)
     opened, placement = open_shards(source), _placement(place)
     with processes(device) as team:
         fitted = fit_distributed(
-            opened, out, chosen, seed, team=team, start=start, reading=read, placement=placement, say=_say
+            opened, out, chosen, seed, team=team, start=start, reading=read, placement=placement, say=say
         )
         if team.rank:
             return
@@ -137,6 +135,17 @@ def scatter(folder: Path, out: Path) -> None:
     click.echo(f"checkpoint: {out}")
 
 
+def _refuse_options() -> None:
+    """What is of the backend alone is not passed over without it."""
+    from captionary.errors import bad_value
+
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        if isinstance(option, click.Option) and context.get_parameter_source(name) != ParameterSource.DEFAULT:
+            raise bad_value(option.opts[0], str(context.params[name]), "left out without --backend torchrec")
+
+
 def _placement(place: tuple[str, ...]) -> dict[str, str]:
     from captionary.errors import bad_value
 
@@ -147,8 +156,3 @@ def _placement(place: tuple[str, ...]) -> dict[str, str]:
             raise bad_value("--place", each, "TABLE=HOW, as in user=row_wise")
         found[name] = how
     return found
-
-
-def _say(line: dict[str, Any]) -> None:
-    speed = f"{line['samples_per_second']:10,.0f} samples/s"
-    click.echo(f"step {line['step']:,} of {line['steps']:,}  loss {line['loss']:.5f}  {speed}", err=True)

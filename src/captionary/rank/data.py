@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from captionary.errors import CaptionaryError, bad_value, nearest
-from captionary.rank.vocabulary import Vocabulary
+from captionary.rank.vocabulary import RowRules, Vocabulary
 from captionary.represent.jagged import Jagged
 from captionary.represent.vectors import TokenVectors
 from captionary.spec import TaskKind
@@ -121,6 +121,8 @@ class RankingData:
         item_keys: Any = None,
         min_rows: int = 1,
         hash_rows: int = 0,
+        category_min_rows: int = 1,
+        category_hash_rows: int = 0,
         **rest: Any,
     ) -> RankingData:
         """Factorise raw users, items and categories by the training rows; `rest` are the other fields, as they are.
@@ -135,6 +137,9 @@ class RankingData:
             item_keys: raw item ids [I]; None: the rows 0 to I - 1.
             min_rows: users and items with fewer training rows count as unseen.
             hash_rows: users and items are hashed to this many rows each; 0: those frequent enough have their own.
+            category_min_rows: categories with fewer training rows count as unseen; those of items have the rows of the
+                items.
+            category_hash_rows: the categories of each column are hashed to this many rows.
 
         Raises:
             CaptionaryError: see the class.
@@ -142,14 +147,20 @@ class RankingData:
         _check_indices("item", item, items)
         _check_indices("train", train, len(item))
         counts = np.bincount(item[train], minlength=items)
-        shown = np.flatnonzero(counts).astype(np.int64)
         context, columns = context_categorical or {}, item_categorical or {}
         raw_items = np.arange(items) if item_keys is None else item_keys
-        # other seeds, so that users and items of the same numbers do not all collide alike
-        empty = [Vocabulary(min_rows=min_rows, hash_rows=hash_rows, seed=k) for k in (0, 1)]
-        found = {"user": empty[0].grow(users, train), "item": empty[1].count(raw_items, counts)}
-        found |= {f"context.{name}": Vocabulary.fit(raw, train) for name, raw in context.items()}
-        found |= {f"item.{name}": Vocabulary.fit(raw, shown) for name, raw in columns.items()}
+        rules = RowRules(
+            id_min_rows=min_rows,
+            id_hash_rows=hash_rows,
+            category_min_rows=category_min_rows,
+            category_hash_rows=category_hash_rows,
+        )
+        found = {"user": rules.empty("user").grow(users, train)}
+        found["item"] = rules.empty("item").count(raw_items, counts)
+        for name, raw in context.items():
+            found[f"context.{name}"] = rules.empty(f"context.{name}").grow(raw, train)
+        for name, raw in columns.items():
+            found[f"item.{name}"] = rules.empty(f"item.{name}").grow(raw, times=counts)
         return cls(
             user=found["user"].index(users),
             item=item,

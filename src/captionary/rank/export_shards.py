@@ -24,7 +24,7 @@ from captionary.rank.export import fold_items
 from captionary.rank.folding import ItemInputs
 from captionary.rank.lookup import Lookup
 from captionary.rank.shards import Shards
-from captionary.rank.state import Checkpoint, checkpoints, load_checkpoint
+from captionary.rank.state import Checkpoint, checkpoints, load_any
 
 __all__ = ["Trained", "artefact_of_shards", "find_training", "load_trained"]
 
@@ -66,7 +66,7 @@ def load_trained(folder: Path) -> Trained:
         rule = "the config of a run, the --out of captionary fit, or a checkpoint in it"
         raise bad_value("ranker", str(folder), rule)
     path, home = found
-    checkpoint = _load(path)
+    checkpoint = load_any(path)
     calibrated = home / "ranker"
     if checkpoint.model.calibration is None and checkpoints(home)[-1:] == [path] and calibrated.is_dir():
         ranker, weights = load_ranker(calibrated), checkpoint.model.state_dict()
@@ -138,11 +138,3 @@ def artefact_of_shards(
         tokens=tokens,
         provenance=provenance or {},
     )
-
-
-def _load(path: Path) -> Checkpoint:
-    if (path / "ranker").is_dir():
-        return load_checkpoint(path)
-    from captionary.rank.sharded_state import is_sharded, load_sharded
-
-    return load_sharded(path) if is_sharded(path) else load_checkpoint(path)

@@ -30,6 +30,7 @@ from captionary.rank.state import (
     checkpoints,
     clean,
     latest,
+    load_any,
     load_checkpoint,
     prune,
     read_said,
@@ -162,12 +163,14 @@ class Trainer(Course):
         return logits, labels
 
     def loss(self, part: str, start: int = 0, stop: int | None = None) -> float:
-        """The loss on impressions that need not have been learnt from, without dropout; nan where there are none."""
-        total, rows = 0.0, 0
+        """The mean loss of the labels of impressions that need not have been learnt from, without dropout; nan where
+        there are none."""
+        total, given = 0.0, 0
         for logits, labels in self._scored(part, start, stop):
-            total += float(task_loss(logits, labels, self.model.schema)) * len(labels)
-            rows += len(labels)
-        return total / rows if rows else math.nan
+            count = int((~torch.isnan(labels)).sum())  # which the mean is over; batches differ in it
+            total += float(task_loss(logits, labels, self.model.schema)) * count
+            given += count
+        return total / given if given else math.nan
 
     def _scored(self, part: str, start: int, stop: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """(logits, labels) of each batch."""
@@ -223,7 +226,7 @@ def fit(
         resumed = load_checkpoint(kept[-1]) if kept else None
         if resumed is not None:
             check_same(resumed.identity, resumed.config, identity, config, out)
-        earlier = _earlier(latest(start)) if start is not None and resumed is None else None
+        earlier = load_any(latest(start)) if start is not None and resumed is None else None
         trainer = Trainer(
             shards, config, seed, start=resumed or earlier, resumed=resumed is not None, device=device
         )
@@ -236,11 +239,3 @@ def fit(
         speed = run(trainer, out, save, log_bytes=log_bytes, say=say)
         trainer.model.eval()
         return Fitted(trainer, checkpoints(out)[-1], speed)
-
-
-def _earlier(folder: Path) -> Checkpoint:
-    if not (folder / "sharded").is_dir():
-        return load_checkpoint(folder)
-    from captionary.rank.sharded_state import load_sharded  # imports torch.distributed, which few need
-
-    return load_sharded(folder)

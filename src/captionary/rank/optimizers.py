@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from captionary.rank.warm_start import Carrier
 
 __all__ = [
+    "EPSILON",
     "RowWiseAdagrad",
     "TableAdagrad",
     "TableOptimizer",
@@ -37,7 +38,8 @@ __all__ = [
     "table_optimizer",
 ]
 
-_EPS = 1e-8
+EPSILON = 1e-8
+"""Of Adagrad, added to the root of its accumulator."""
 
 
 class TableSGD:
@@ -84,7 +86,7 @@ class TableSGD:
         found, merged = table_kernels.merge_rows(index, values, self._stamps, self._turn)
         self._turn += len(index)
         rate = self.lr * factor
-        numbers = tuple(np.float32(each) for each in (rows, rate, _EPS, 1 - rate * self.decay))
+        numbers = tuple(np.float32(each) for each in (rows, rate, EPSILON, 1 - rate * self.decay))
         self._move_rows(place, (table.detach().numpy(), found, merged), numbers)
 
     def _move_rows(self, place: int, parts: tuple[Any, ...], numbers: tuple[Any, ...]) -> None:  # noqa: ARG002
@@ -119,7 +121,7 @@ class TableSGD:
         raise NotImplementedError
 
     def _move(self, grad: Tensor, total: Tensor, factor: float) -> Tensor:
-        return grad / (total.sqrt() + _EPS) * (self.lr * factor)
+        return grad / (total.sqrt() + EPSILON) * (self.lr * factor)
 
 
 class TableAdagrad(TableSGD):

@@ -16,8 +16,8 @@ from captionary.errors import CaptionaryError, bad_value
 from captionary.rank.checkpoint import load_vocabularies, read_config
 from captionary.rank.features import Schema
 from captionary.rank.settings import RankerConfig
-from captionary.rank.sharded_state import is_sharded, load_into, read_about
-from captionary.rank.state import read_said
+from captionary.rank.sharded_state import load_into, read_about
+from captionary.rank.state import SHARDED, is_sharded, read_said
 from captionary.rank.vocabulary import Vocabulary
 
 __all__ = ["PartReader"]
@@ -44,7 +44,7 @@ class PartReader:
         self.folder, self.said, self.sharded = folder, read_said(folder), is_sharded(folder)
         try:
             if self.sharded:
-                known = FileSystemReader(folder / "sharded").read_metadata().state_dict_metadata
+                known = FileSystemReader(folder / SHARDED).read_metadata().state_dict_metadata
                 self.sizes = {
                     name: tuple(kept.size)
                     for name, kept in known.items()

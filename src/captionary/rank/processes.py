@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch._C import _distributed_c10d as _C
 
 from captionary.rank.devices import choose_device
 
@@ -55,7 +54,8 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         if "RANK" in os.environ:
             dist.init_process_group(kind)
         else:
-            dist.init_process_group(kind, store=_C.HashStore(), rank=0, world_size=1)
+            store = dist.HashStore()  # type: ignore[attr-defined]  # which torch documents, and its __all__ lacks
+            dist.init_process_group(kind, store=store, rank=0, world_size=1)
     try:
         yield Processes(rank, world, local_world, chosen)
     finally:

@@ -8,22 +8,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from captionary.rank.data import check_labels
 from captionary.rank.features import Schema
 from captionary.rank.fit_settings import FitConfig
 from captionary.rank.losses import LabelSums, label_sums
+from captionary.rank.settings import RankerConfig
 from captionary.rank.shards import ItemTable, Shards
-from captionary.rank.stream import catalogue_rows, dense_of
-from captionary.rank.vocabulary import Vocabulary
+from captionary.rank.stream import catalogue_rows, dense_of, labels_of
+from captionary.rank.vocabulary import RowRules, Vocabulary
 
 __all__ = ["Scan", "scan", "schema_of"]
 
 Floats = npt.NDArray[np.float64]
-
-_IDS = (
-    "user",
-    "item",
-)  # hashed by other functions, so that users and items of the same numbers do not all collide alike
 
 
 class Scan(NamedTuple):
@@ -52,17 +47,20 @@ def scan(
     Args:
         shards: what will be trained on.
         items: its catalogue.
-        config: how frequent an id must be.
+        config: how frequent an id or category must be, or to how many rows it is hashed.
         before: vocabularies of an earlier training, which grow: none of their ids changes its row.
         start, stop: the training rows that count.
 
     Raises:
-        CaptionaryError: see `Shards.groups` and `Encoder.block`.
+        CaptionaryError: see `Shards.groups`, `Encoder.block` and `RowRules.renewed`.
     """
     schema = shards.schema
     names = ["user", "item", *(f"context.{name}" for name in schema.context_categorical)]
     names += [f"item.{name}" for name in schema.item_categorical]
-    found = dict(before or {name: _fresh(name, config) for name in names})
+    rules = _rules(config.ranker)
+    found = {
+        name: rules.renewed(name, before[name]) if before is not None else rules.empty(name) for name in names
+    }
     catalogue = Vocabulary.fit(items.ids)
     shown = np.zeros(len(items.ids), np.int64)
     moments = _Moments(len(schema.numeric))
@@ -79,12 +77,9 @@ def scan(
         for name in schema.context_categorical:
             found[f"context.{name}"] = found[f"context.{name}"].grow(table[f"context.{name}"])
         moments.add(dense_of(group, schema.context_numeric, schema.events, items, item))
-        given = np.column_stack([table[f"label.{task}"].to_numpy() for task in schema.tasks])
-        check_labels(given, schema.tasks, schema.task_kinds, where=group.where)
-        labels = labels.plus(label_sums(given, schema.task_kinds))
-    known = np.flatnonzero(shown)
+        labels = labels.plus(label_sums(labels_of(group, schema), schema.task_kinds))
     for name in schema.item_categorical:
-        found[f"item.{name}"] = found[f"item.{name}"].grow(items.categorical[name], known)
+        found[f"item.{name}"] = found[f"item.{name}"].grow(items.categorical[name], times=shown)
     return Scan(found, labels, moments.mean, moments.scale)
 
 
@@ -109,11 +104,13 @@ def schema_of(shards: Shards, vocabularies: Mapping[str, Vocabulary], config: Fi
     )
 
 
-def _fresh(name: str, config: FitConfig) -> Vocabulary:
-    if name not in _IDS:
-        return Vocabulary()
-    ranker = config.ranker
-    return Vocabulary(min_rows=ranker.id_min_rows, hash_rows=ranker.id_hash_rows, seed=_IDS.index(name))
+def _rules(ranker: RankerConfig) -> RowRules:
+    return RowRules(
+        id_min_rows=ranker.id_min_rows,
+        id_hash_rows=ranker.id_hash_rows,
+        category_min_rows=ranker.category_min_rows,
+        category_hash_rows=ranker.category_hash_rows,
+    )
 
 
 class _Moments:

@@ -20,11 +20,11 @@ _CHOICES = {
 }
 _AT_LEAST_ONE = (
     "embedding_dim", "tower", "epochs", "batch_size", "shuffle_window", "hash_components", "hash_functions",
-    "cross_layers", "experts", "expert_levels", "id_min_rows", "together",
+    "cross_layers", "experts", "expert_levels", "id_min_rows", "category_min_rows", "together",
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "embedding_damping", "embedding_decay", "dense_decay", "sparse_rows", "hash_importance", "cross_rank",
-    "task_experts", "id_hash_rows",
+    "task_experts", "id_hash_rows", "category_hash_rows",
 )  # fmt: skip
 
 
@@ -80,6 +80,12 @@ class RankerConfig:
     """Training rows that a user or item needs for a vector of its own, >= 1; the others share that of the unseen."""
     id_hash_rows: int = 0
     """Rows to which users are hashed, and as many for items, >= 0; 0: a row for each that has `id_min_rows`."""
+    category_min_rows: int = 1
+    """Training rows that a category of a context or item column needs for a vector of its own, >= 1; the others share
+    that of the unseen."""
+    category_hash_rows: int = 0
+    """Rows to which the categories of each context and item column are hashed, >= 0; 0: a row for each that has
+    `category_min_rows`."""
     profile_fields: Literal["meet", "all"] = "meet"
     """dot, dot+fields: what profiles give: their dot products with the item's fields (id, visual vector, tokens, other
     vectors), or those with all fields and, for dot+fields, themselves."""

@@ -48,6 +48,8 @@ class ShardSchema:
     """Width of the items' visual vectors; 0 without."""
     tokens: bool = False
     """Whether items have token lists."""
+    token_weights: bool = False
+    """Whether the tokens of these lists have weights; False: all of a list weigh the same."""
     profiles: bool = False
     """Whether impressions have a profile list of each event type."""
     vocabulary: int = 0
@@ -62,6 +64,10 @@ class ShardSchema:
     """Dense vectors beside the visual one, in the order of the ranker's fields."""
     token_vectors: str = ""
     """Which vectors the token table may start from; empty without."""
+
+    def __post_init__(self) -> None:
+        if self.token_weights and not self.tokens:
+            raise bad_value("token_weights", True, "False without tokens")
 
     def vectors_of(self, whose: Literal["item", "impression"]) -> tuple[str, ...]:
         """Names of the vectors of items, or of impressions."""
@@ -88,6 +94,15 @@ class ShardSchema:
             *(f"vector.{name}" for name in self.vectors_of("impression")),
         )
 
+    @property
+    def _open(self) -> set[str]:
+        """Fields that say nothing yet: what these shards do not have may be added, as a ranker can adopt it."""
+        found = {name for name in ("visual", "tokens", "profiles") if not getattr(self, name)}
+        found |= set() if self.visual else {"whitening", "encoder"}
+        found |= set() if self.vocabulary else {"tokenizer"}
+        found |= set() if self.tokens else {"token_weights"}
+        return found | {"vocabulary", "vectors", "token_vectors"}
+
     def check_continues(
         self,
         before: ShardSchema,
@@ -105,13 +120,13 @@ class ShardSchema:
             todo: what helps, for the error.
 
         Raises:
-            CaptionaryError: names the first difference that a ranker cannot bear; more tokens and vectors it can.
+            CaptionaryError: names the first difference that a ranker cannot bear; further features and tokens it can.
         """
         for name in self.__dataclass_fields__:
             mine, theirs = getattr(self, name), getattr(before, name)
             if name == "encoder" and not (mine and theirs):  # shards of earlier versions do not say
                 continue
-            if name not in ("vocabulary", "vectors", "token_vectors") and mine != theirs:
+            if name not in before._open and mine != theirs:
                 raise bad_value(name, mine, f"{theirs!r}, as in {those}", where=where, todo=todo)
         for name, column in before.vectors.items():
             if name not in self.vectors:

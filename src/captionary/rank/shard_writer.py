@@ -61,8 +61,8 @@ class ShardWriter:
             path.mkdir(parents=True, exist_ok=True)
 
     def items(self, tables: Iterable[pa.Table]) -> None:
-        """Write the catalogue: item_id, item.NAME columns, and where the schema has them token_ids, visual and
-        vector.NAME."""
+        """Write the catalogue: item_id, item.NAME columns, and where the schema has them token_ids, token_weights,
+        visual and vector.NAME."""
         writer: pq.ParquetWriter | None = None
         try:
             for table in tables:
@@ -186,7 +186,11 @@ class _Part:
                 continue
             kind = _TIME if name == "timestamp" else None
             kind = pa.float32() if name.startswith(("label.", "mass.")) else kind
-            columns[name] = rows[name] if kind is None else pc.cast(rows[name], kind)
+            try:
+                columns[name] = rows[name] if kind is None else pc.cast(rows[name], kind)
+            except pa.ArrowException:
+                where = f"{self.name} impressions"
+                raise bad_value(f"type of {name}", str(rows[name].type), str(kind), where=where) from None
         found = {}
         users = rows["user_id"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
         order = np.argsort(users, kind="stable")

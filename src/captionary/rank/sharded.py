@@ -27,7 +27,7 @@ from captionary.rank.features import Schema
 from captionary.rank.fit_settings import OptimizerConfig
 from captionary.rank.initial import seed_of
 from captionary.rank.model import Batch, Output, Ranker
-from captionary.rank.optimizers import _EPS
+from captionary.rank.optimizers import EPSILON
 from captionary.rank.settings import RankerConfig
 from captionary.rank.warm_start import warm_start
 from captionary.represent.vectors import TokenVectors
@@ -326,7 +326,7 @@ def plan_tables(
     try:
         return planner.collective_plan(model, sharders, dist.group.WORLD), sharders
     except PlannerError as error:
-        todo = "more processes, a narrower embedding_dim, or id_hash_rows"
+        todo = "more processes, a narrower embedding_dim, id_hash_rows or category_hash_rows"
         said = str(error).strip().splitlines()[0]
         raise bad_value("tables", "too large", "what the devices can keep", where=said, todo=todo) from None
 
@@ -348,7 +348,7 @@ def _fuse(table: nn.Parameter, spec: TableSpec, config: RankerConfig, optimizer:
         return
     share = math.sqrt(spec.share) if optimizer.table == "rowwise_adagrad" else 1.0
     kind = RowWiseAdagrad if optimizer.table == "rowwise_adagrad" else torch.optim.Adagrad
-    apply_optimizer_in_backward(kind, [table], {"lr": config.embedding_lr * share, "eps": _EPS * share})
+    apply_optimizer_in_backward(kind, [table], {"lr": config.embedding_lr * share, "eps": EPSILON * share})
 
 
 def _torchrec() -> Any:

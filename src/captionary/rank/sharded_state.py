@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import urllib.parse
 import warnings
 from collections.abc import Iterator, Mapping
@@ -34,12 +33,11 @@ from captionary.errors import CaptionaryError, bad_value
 from captionary.publish import atomic_folder
 from captionary.rank.features import Schema
 from captionary.rank.model import Ranker
-from captionary.rank.state import Checkpoint, read_said, save_checkpoint, say_all
+from captionary.rank.state import SHARDED, Checkpoint, read_said, save_checkpoint, say_all, sync_files
 from captionary.rank.vocabulary import Vocabulary
 
 __all__ = [
     "gather_checkpoint",
-    "is_sharded",
     "load_into",
     "load_sharded",
     "quiet",
@@ -48,13 +46,7 @@ __all__ = [
     "scatter_checkpoint",
 ]
 
-_DATA = "sharded"
 _RANKER, _OPTIMIZERS = "ranker.", "optimizers."
-
-
-def is_sharded(folder: Path) -> bool:
-    """Whether a checkpoint is one that `save_sharded` wrote."""
-    return (folder / _DATA).is_dir()
 
 
 def save_sharded(folder: Path, state: Mapping[str, Any], about: Checkpoint, schema: Schema) -> None:
@@ -83,10 +75,7 @@ def save_sharded(folder: Path, state: Mapping[str, Any], about: Checkpoint, sche
                 vocabulary.save(partial / "vocabularies" / f"{urllib.parse.quote(name, safe='')}.parquet")
             said = say_all(about) | {"ranker": to_mapping(schema)}
             (partial / "state.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
-            for path in partial.rglob("*"):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+            sync_files(partial)
         _told(str(folder))
     except (OSError, CheckpointException) as error:
         where = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
@@ -123,7 +112,7 @@ def load_into(folder: Path, state: dict[str, Any]) -> None:
     """
     try:
         with quiet():
-            load(state, storage_reader=FileSystemReader(folder / _DATA), no_dist=not dist.is_initialized())
+            load(state, storage_reader=FileSystemReader(folder / SHARDED), no_dist=not dist.is_initialized())
     except (OSError, CheckpointException, ValueError, RuntimeError, KeyError) as error:
         raise _damaged(folder, error) from None
 
@@ -137,7 +126,7 @@ def load_sharded(folder: Path) -> Checkpoint:
     about, schema = read_about(folder)
     model = Ranker(about["config"].ranker, schema, seed=0)
     try:
-        known = FileSystemReader(folder / _DATA).read_metadata().state_dict_metadata
+        known = FileSystemReader(folder / SHARDED).read_metadata().state_dict_metadata
     except (OSError, CheckpointException) as error:
         raise _damaged(folder, error) from None
     state: dict[str, Any] = {f"{_RANKER}{name}": tensor for name, tensor in model.state_dict().items()}
@@ -179,7 +168,7 @@ def _write(folder: str, state: Mapping[str, Any]) -> None:
     with quiet():
         save(
             dict(state),
-            storage_writer=FileSystemWriter(Path(folder) / _DATA),
+            storage_writer=FileSystemWriter(Path(folder) / SHARDED),
             no_dist=not dist.is_initialized(),
         )
 

@@ -1,8 +1,8 @@
 """Training data of any size as a folder of shards in the order of time: how it is laid out and read.
 
     DIR/shards.json              ShardSchema, the files with their rows, where it all came from, a fingerprint
-    DIR/items.parquet            a row an item: item_id; item.NAME columns; token_ids list<int32>; visual list<float>;
-                                 vector.NAME list<float>
+    DIR/items.parquet            a row an item: item_id; item.NAME columns; token_ids list<int32>; token_weights
+                                 list<float>; visual list<float>; vector.NAME list<float>
     DIR/shards/train-00000.parquet   a row an impression, times rising: user_id, item_id, timestamp; context.NAME;
                                  label.TASK (null: missing); mass.EVENT; list.EVENT, a number of a profile list;
                                  vector.NAME, a number of a vector
@@ -49,6 +49,7 @@ __all__ = [
     "ShardSchema",
     "Shards",
     "dense",
+    "numbers",
     "open_shards",
     "projection_path",
     "vectors_folder",
@@ -87,6 +88,7 @@ class ItemTable(NamedTuple):
     numeric: dict[str, npt.NDArray[np.float64]]
     """NaN where missing."""
     tokens: Jagged | None
+    """I lists, with weights where the shards have some."""
     visual: Floats | None
     """[I, D]"""
     vectors: Mapping[str, Floats] = MappingProxyType({})
@@ -119,19 +121,26 @@ class Shards:
         path, schema = self.root / "items.parquet", self.schema
         wanted = ["item_id", *(f"item.{name}" for name in (*schema.item_categorical, *schema.item_numeric))]
         wanted += ["token_ids"] if schema.tokens else []
+        wanted += ["token_weights"] if schema.token_weights else []
         wanted += ["visual"] if schema.visual else []
         wanted += [f"vector.{name}" for name in schema.vectors_of("item")]
         with _open(path) as file:
             _same_columns(file.schema_arrow.names, wanted, path)
             table = _read(lambda: file.read(), str(path))
-        tokens = Jagged.from_arrow(table["token_ids"]) if schema.tokens else None
-        if tokens is not None:
+        tokens = None
+        if schema.tokens:
+            weights = table["token_weights"] if schema.token_weights else None
+            tokens = Jagged.from_arrow(table["token_ids"], weights)
             _check_tokens(tokens, schema, str(path))
-        numbers = {name: _numbers(table[f"item.{name}"], name, str(path)) for name in schema.item_numeric}
+        ids = _whole(table["item_id"])
+        distinct = pc.count_distinct(ids).as_py()
+        if distinct < len(ids) or ids.null_count:  # an item's place among them is its row
+            rule = f"{len(ids)}, unique and not null"
+            raise bad_value("item ids", f"{distinct} distinct", rule, where=str(path))
         return ItemTable(
-            _whole(table["item_id"]),
+            ids,
             {name: _whole(table[f"item.{name}"]) for name in schema.item_categorical},
-            numbers,
+            {name: _finite(table[f"item.{name}"], name, str(path)) for name in schema.item_numeric},
             tokens,
             dense(table["visual"], "visual", schema.visual, str(path)) if schema.visual else None,
             {
@@ -327,6 +336,22 @@ def dense(column: pa.ChunkedArray, name: str, width: int, where: str) -> Floats:
     return values
 
 
+def numbers(
+    column: pa.ChunkedArray, name: str, where: str, kind: pa.DataType | None = None
+) -> npt.NDArray[Any]:
+    """A column of numbers or flags as float64, or as `kind`, NaN where null: [N].
+
+    Raises:
+        CaptionaryError: a column of anything else.
+    """
+    try:
+        cast = column.cast(kind or pa.float64(), safe=False)
+    except pa.ArrowException:
+        raise bad_value(f"type of {name}", str(column.type), "that of numbers", where=where) from None
+    values: npt.NDArray[Any] = cast.to_numpy(zero_copy_only=False)
+    return values
+
+
 def _stored(file: pq.ParquetFile, group: int, columns: Sequence[str], what: str, where: str) -> pa.Table:
     """The row group of a file of lists or vectors that belongs to row group `group` of the shard."""
     if group >= file.num_row_groups:
@@ -338,10 +363,13 @@ def _stored(file: pq.ParquetFile, group: int, columns: Sequence[str], what: str,
 
 
 def _check_numbers(table: pa.Table, name: str, count: int, where: str) -> None:
-    numbers = table[name].to_numpy()
-    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < count:
-        worst = numbers.min() if numbers.min() < 0 else numbers.max()
-        raise bad_value(name, int(worst), f"0 to {count - 1}", where=where)
+    column, rule = table[name], f"0 to {count - 1}"
+    if column.null_count or not pa.types.is_integer(column.type):
+        raise bad_value(name, "null" if column.null_count else str(column.type), rule, where=where)
+    places = column.to_numpy()
+    if len(places) and not 0 <= places.min() <= places.max() < count:
+        worst = places.min() if places.min() < 0 else places.max()
+        raise bad_value(name, int(worst), rule, where=where)
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -375,8 +403,8 @@ def _check_tokens(lists: Jagged, schema: ShardSchema, where: str) -> None:
         raise bad_value("weights of a list", "NaN or infinite", "finite", where=where)
 
 
-def _numbers(column: pa.ChunkedArray, name: str, where: str) -> npt.NDArray[np.float64]:
-    values: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+def _finite(column: pa.ChunkedArray, name: str, where: str) -> npt.NDArray[np.float64]:
+    values: npt.NDArray[np.float64] = numbers(column, name, where)
     if np.isinf(values).any():
         row = int(np.isinf(values).argmax())
         todo = "a number that is not known may be null"

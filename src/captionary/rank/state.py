@@ -31,19 +31,26 @@ from captionary.rank.shards import ShardSchema
 from captionary.rank.vocabulary import Vocabulary
 
 __all__ = [
+    "SHARDED",
     "Checkpoint",
     "Progress",
     "Said",
     "checkpoint_folder",
     "checkpoints",
     "clean",
+    "is_sharded",
     "latest",
+    "load_any",
     "load_checkpoint",
     "prune",
     "read_said",
     "save_checkpoint",
     "say_all",
+    "sync_files",
 ]
+
+SHARDED = "sharded"
+"""Folder of a checkpoint of many processes, see `captionary.rank.sharded_state`."""
 
 _FORMAT = 1
 _TODO = "make room and give the same command again: it continues at the last checkpoint"
@@ -131,7 +138,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             }
             save_file(tensors, partial / "optimizers.safetensors")
             (partial / "state.json").write_text(json.dumps(say_all(checkpoint), indent=1), encoding="utf-8")
-            _sync(partial)
+            sync_files(partial)
     except (OSError, SafetensorError) as error:
         where = getattr(error, "strerror", None) or str(error)
         raise bad_value(
@@ -153,6 +160,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     vocabularies = load_vocabularies(folder / "ranker")
     model = load_ranker(folder / "ranker")
     return Checkpoint(model, optimizers, vocabularies, *said)
+
+
+def load_any(folder: Path) -> Checkpoint:
+    """Read a checkpoint of one process or of many, all of it in memory.
+
+    Raises:
+        CaptionaryError: see `load_checkpoint` and `captionary.rank.sharded_state.load_sharded`.
+    """
+    if not is_sharded(folder):
+        return load_checkpoint(folder)
+    from captionary.rank.sharded_state import load_sharded  # imports torch.distributed, which few need
+
+    return load_sharded(folder)
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether a checkpoint is one of many processes."""
+    return (folder / SHARDED).is_dir()
 
 
 def say_all(checkpoint: Checkpoint | Said) -> dict[str, Any]:
@@ -226,7 +251,12 @@ def clean(out: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
+def sync_files(folder: Path) -> None:
+    """Wait until everything in `folder` is on the disk: one that is full may say so only now.
+
+    Raises:
+        OSError: it is.
+    """
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

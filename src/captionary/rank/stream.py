@@ -27,11 +27,11 @@ from captionary.rank.data import check_labels
 from captionary.rank.features import Schema
 from captionary.rank.initial import seed_of
 from captionary.rank.model import Batch
-from captionary.rank.shards import ItemTable, RowGroup, Shards
+from captionary.rank.shards import ItemTable, RowGroup, Shards, ShardSchema, numbers
 from captionary.rank.vocabulary import Vocabulary
 from captionary.represent.jagged import Jagged
 
-__all__ = ["Block", "Encoder", "Order", "batches", "catalogue_rows", "dense_of", "prefetched"]
+__all__ = ["Block", "Encoder", "Order", "batches", "catalogue_rows", "dense_of", "labels_of", "prefetched"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -170,7 +170,7 @@ class Encoder:
         }
         self.visual = items.visual if schema.visual else None
         self.tokens = items.tokens if schema.tokens else None
-        if self.tokens is not None:  # the mean of an unweighted list
+        if self.tokens is not None and self.tokens.weights is None:  # the mean of such a list
             lengths = self.tokens.lengths
             even = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
             self.tokens = self.tokens._replace(weights=even)
@@ -181,19 +181,18 @@ class Encoder:
         """A row group as arrays.
 
         Raises:
-            CaptionaryError: an item that the catalogue lacks, a number that is infinite, a label out of its range.
+            CaptionaryError: an item that the catalogue lacks, a number that is infinite, a label out of its range, a
+                column of numbers that holds something else.
         """
         table, schema = group.table, self.shards.schema
         item = catalogue_rows(self.catalogue, group)
-        labels = [table[f"label.{task}"].to_numpy() for task in schema.tasks]
-        stacked = np.column_stack(labels).astype(np.float32, copy=False)
-        check_labels(stacked, schema.tasks, schema.task_kinds, where=group.where)
+        labels = labels_of(group, schema)
         dense = (
             dense_of(group, schema.context_numeric, schema.events, self.items, item) - self.mean
         ) / self.scale
         np.nan_to_num(dense, copy=False, nan=0.0)  # what is not known is the mean
         profiled = self.schema.events
-        numbers = [table[f"list.{event}"].to_numpy().astype(np.int64) for event in profiled]
+        lists = [table[f"list.{event}"].to_numpy().astype(np.int64) for event in profiled]
         return Block(
             self.vocabularies["user"].index(table["user_id"]),
             item,
@@ -202,9 +201,9 @@ class Encoder:
                 for name in self.schema.context
             },
             dense.clip(-_FAR, _FAR).astype(np.float32),
-            stacked,
+            labels,
             group.lists if profiled else None,
-            np.column_stack(numbers) if profiled else np.empty((len(item), 0), np.int64),
+            np.column_stack(lists) if profiled else np.empty((len(item), 0), np.int64),
             {
                 name: (group.vectors[name], table[f"vector.{name}"].to_numpy().astype(np.int64))
                 for name in self.schema.vectors
@@ -275,17 +274,32 @@ def catalogue_rows(catalogue: Vocabulary, group: RowGroup) -> Ints:
     return item
 
 
+def labels_of(group: RowGroup, schema: ShardSchema) -> Floats:
+    """The labels of a row group, [N, T], NaN where missing.
+
+    Raises:
+        CaptionaryError: a label out of its range, or a column of something else than numbers or flags.
+    """
+    columns = [
+        numbers(group.table[name], name, group.where, pa.float32())
+        for name in (f"label.{task}" for task in schema.tasks)
+    ]
+    labels: Floats = np.column_stack(columns)
+    check_labels(labels, schema.tasks, schema.task_kinds, where=group.where)
+    return labels
+
+
 def dense_of(
     group: RowGroup, context: tuple[str, ...], events: tuple[str, ...], items: ItemTable, item: Ints
 ) -> npt.NDArray[np.float64]:
     """The numeric features of a row group as they are, [N, numeric], NaN where missing; activity as log(1 + mass).
 
     Raises:
-        CaptionaryError: a number is infinite, or a mass negative.
+        CaptionaryError: a number is infinite, or a mass negative, or a column holds something else.
     """
     columns = []
     for name in (*(f"context.{each}" for each in context), *(f"mass.{event}" for event in events)):
-        values = group.table[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+        values = numbers(group.table[name], name, group.where)
         bad = np.isinf(values) | (name.startswith("mass.") & (values < 0))
         if bad.any():
             row = int(bad.argmax())

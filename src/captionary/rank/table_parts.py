@@ -60,7 +60,8 @@ class TablePart(NamedTuple):
         """Take over the accumulators of its first rows (and columns), as ours are."""
         assert self.total is not None
         used = self.total[: len(sums)]
-        if sums.ndim == 2:
+        if sums.ndim == 2:  # of another width where biases, say, came or went
+            sums = sums[:, : self.spec.width]
             used = used[:, : sums.shape[1]]
         used.copy_(sums[: len(used)] * self.share)
 

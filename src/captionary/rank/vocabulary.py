@@ -9,6 +9,7 @@ Rows are never renumbered: a table of tomorrow's vocabulary is today's with rows
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from captionary.errors import bad_value
 from captionary.publish import atomic_file
 from captionary.rank.hashing import digest_ids, hash_rows
 
-__all__ = ["Vocabulary"]
+__all__ = ["RowRules", "Vocabulary"]
 
 Ints = npt.NDArray[np.int64]
 
 _KEY = b"captionary.vocabulary"
+_SEEDS = {"user": 0, "item": 1}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -92,18 +94,26 @@ class Vocabulary:
         rows: Ints = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
         return rows
 
-    def grow(self, keys: Any, train: Ints | None = None) -> Vocabulary:
+    def grow(self, keys: Any, train: Ints | None = None, *, times: Ints | None = None) -> Vocabulary:
         """This vocabulary with the ids that `keys` bring to `min_rows` added behind; no row changes.
+
+        Args:
+            keys: raw ids [N].
+            train: those of them that count, [Ntr]; None: all.
+            times: how often each of `keys` occurred [N]; None: once.
 
         Raises:
             CaptionaryError: see `index`.
         """
         array = self._fitting(_plain(keys))
         encoded = array.dictionary_encode()
-        codes = _codes(encoded) if train is None else _codes(encoded)[train]
-        return self.count(
-            encoded.dictionary, np.bincount(codes[codes >= 0], minlength=len(encoded.dictionary))
-        )
+        codes = _codes(encoded)
+        if train is not None:
+            codes, times = codes[train], None if times is None else times[train]
+        known = codes >= 0
+        often = None if times is None else times[known]  # as floats, which count to 2^53
+        counts = np.bincount(codes[known], often, minlength=len(encoded.dictionary))
+        return self.count(encoded.dictionary, counts.astype(np.int64))
 
     def count(self, ids: Any, counts: npt.NDArray[np.integer[Any]]) -> Vocabulary:
         """As `grow`, from distinct `ids` [U] and how often each occurred [U]; those with 0 are left out."""
@@ -185,6 +195,39 @@ class Vocabulary:
         if array.null_count == len(array):
             return pa.nulls(len(array), known.type)
         raise bad_value("type of ids", str(array.type), str(known.type), where="what the vocabulary knows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRules:
+    """How the tables of a ranker come to their rows: of users and items, and of categories."""
+
+    id_min_rows: int = 1
+    id_hash_rows: int = 0
+    category_min_rows: int = 1
+    category_hash_rows: int = 0
+
+    def empty(self, table: str) -> Vocabulary:
+        """The vocabulary that `user`, `item`, `context.NAME` or `item.NAME` begins with.
+
+        Hash functions differ, so that two tables whose ids are the same numbers do not all collide alike.
+        """
+        if table in _SEEDS:
+            return Vocabulary(min_rows=self.id_min_rows, hash_rows=self.id_hash_rows, seed=_SEEDS[table])
+        seed = zlib.crc32(table.encode())
+        return Vocabulary(min_rows=self.category_min_rows, hash_rows=self.category_hash_rows, seed=seed)
+
+    def renewed(self, table: str, earlier: Vocabulary) -> Vocabulary:
+        """That of an earlier training, which goes on under these rules: ids that have a row keep it.
+
+        Raises:
+            CaptionaryError: ids are to be hashed otherwise than before, where they could not keep their rows.
+        """
+        wanted = self.empty(table)
+        if wanted.hash_rows != earlier.hash_rows:
+            name = "id_hash_rows" if table in _SEEDS else "category_hash_rows"
+            rule = f"{earlier.hash_rows}, as in the earlier training"
+            raise bad_value(name, wanted.hash_rows, rule, where=f"table {table}", todo="or train anew")
+        return replace(earlier, min_rows=wanted.min_rows)
 
 
 def _plain(keys: Any) -> pa.Array:
