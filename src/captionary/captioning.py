@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,10 @@ def _work(
     anything = any(entries for entries in items["media"].to_pylist())
     # A data set without media needs no model: every item is skipped with its reason.
     imported = config.captioner.source.startswith("import:")
-    captioner = load_captioner(config.captioner, base) if anything or imported else NoCaptioner()
+    chosen = config.captioner
+    if config.engine.kind == "ray" and chosen.kind == "builtin":
+        chosen = replace(chosen, device="cpu")  # here it is asked for its name alone; devices are the actors'
+    captioner = load_captioner(chosen, base) if anything or imported else NoCaptioner()
     find = Fetcher(media.remote, config.runs / "media")
     said = f"{captioner.name} {captioner.fingerprint}"
 

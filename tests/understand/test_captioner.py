@@ -163,7 +163,9 @@ def test_load_builtin(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "captionary.understand.builtin", Module)
     load_captioner(CaptionerConfig(batch_size=7, max_new_tokens=9, threads=1))
-    assert made == {"batch_size": 7, "max_new_tokens": 9, "threads": 1}
+    assert made == {"batch_size": 7, "max_new_tokens": 9, "threads": 1, "device": "auto"}
+    load_captioner(CaptionerConfig(device="cuda:1"))
+    assert made["device"] == "cuda:1"
 
 
 def checkpoint(folder, words: str = "{}"):
@@ -231,6 +233,13 @@ def test_who_takes_texts():
         ({"endpoint": {"retries": 1}}, "endpoint == .given., must be left out; source is builtin"),
         ({"endpoint": {"retires": 1}}, r"key == retires, must be retries \(did you mean that\?\)"),
         ({"dtype": "float8"}, r"dtype == float8, must be"),
+        ({"dtype": "float16"}, "dtype == float16, must be left out; source is builtin"),
+        ({"device": "gpu"}, "device == gpu, must be auto, cpu, cuda or cuda:NUMBER"),
+        (
+            {"device": "cpu", "source": "import:a.csv"},
+            "device == cpu, must be left out; import captions are not",
+        ),
+        ({"device": "cuda", "source": "openai:http://h/v1#m"}, "device == cuda, must be left out; openai"),
         ({"batch_size": 0}, "batch_size == 0, must be >= 1; test"),
         ({"max_new_tokens": 0}, "max_new_tokens == 0"),
         ({"threads": -1}, "threads == -1, must be >= 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from captionary.errors import CaptionaryError
 from captionary.understand.caption import caption_items
 from captionary.understand.captioner import StoppedError
 from captionary.understand.endpoint import EndpointConfig
-from captionary.understand.engine_ray import RayEngine, RemoteAccount, RemoteStore, StoreActor
+from captionary.understand.engine_ray import RayEngine, RemoteAccount, RemoteStore, StoreActor, _close
 from captionary.understand.spending import Account, CapReachedError, Reserve
 from captionary.understand.store import CaptionRecord, CaptionStore
 
@@ -184,6 +185,25 @@ def test_a_failing_store_is_an_error_of_the_user(tmp_path, monkeypatch, direct):
     direct.path.write_text("no store")
     with pytest.raises(CaptionaryError, match="must be a caption store"):
         RemoteStore(Direct(direct), "one").claim(["a"], "c")
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_an_account_that_cannot_be_closed_hides_no_other_error(finished):
+    """And the store's actor ends all the same."""
+    ended = []
+
+    class Ray:
+        kill = staticmethod(ended.append)
+
+        @staticmethod
+        def get(_):
+            raise CaptionaryError("spending == 3, must be writable")
+
+    keeper = type("Keeper", (), {"close": type("Close", (), {"remote": staticmethod(lambda: None)})})
+    caught = pytest.raises(CaptionaryError, match="writable") if finished else nullcontext()
+    with caught:
+        _close(Ray, keeper, None, finished)
+    assert ended == [keeper]
 
 
 @pytest.mark.parametrize(

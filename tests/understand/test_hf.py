@@ -80,6 +80,45 @@ def test_titles_of_any_length_share_a_batch(loaded):
         prompted.caption(pictures()[:2], ["one"])
 
 
+def test_batches_are_filled_by_length(loaded):
+    """Of text and picture together, in tokens of the model; captions stay in the order of the pictures."""
+    family, captioner = loaded
+    many = HfCaptioner.__new__(HfCaptioner)
+    many.__dict__.update(vars(captioner))
+    many.prompt = hf_files.load("caption")._replace(text="a picture of\n{title}")
+    many.batch_size = 2
+    images, titles = (
+        pictures(),
+        ["a red dog on a sofa", None, "a red dog in a street , a forest", "cat", "dog"],
+    )
+    asked = [many._asked(title) for title in titles]
+    text = [len(many._tokenizer(line)["input_ids"]) for line in asked]
+    length = [one + other for one, other in zip(text, many._picture_tokens(images), strict=True)]
+    batches = list(many._batches(asked, images))
+    assert sorted(row for rows in batches for row in rows) == list(range(5))
+    in_order = [length[row] for rows in batches for row in rows]
+    assert in_order == sorted(in_order)
+    assert len(set(in_order)) > 2
+    if family in BLIPS:
+        assert all(len({text[row] for row in rows}) == 1 for rows in batches)
+    else:
+        assert [len(rows) for rows in batches] == [2, 2, 1]
+    if family in (
+        "llava",
+        "idefics3",
+        "qwen2-vl",
+        "qwen2.5-vl",
+    ):  # whose processors tell: what they then make is as long
+        nested = hasattr(many._processor.image_processor, "do_image_splitting")
+        one = many._processor(images=[[images[2]]] if nested else [images[2]], text=[asked[2]])
+        assert len(one["input_ids"][0]) in (
+            length[2],
+            length[2] - 1,
+        )  # the mark that the picture's tokens replace
+    alone = [many.caption([image], [title])[0] for image, title in zip(images, titles, strict=True)]
+    assert many.caption(images, titles) == alone
+
+
 def test_only_what_was_generated_is_the_caption(loaded):
     """Against `generate` with its scores: as many new tokens as steps, and they are the last ones."""
     _, captioner = loaded

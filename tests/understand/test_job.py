@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.understand.fake import FakeCaptioner, column, items_of, write_pictures
+from tqdm import tqdm
 
 from captionary.errors import CaptionaryError
 from captionary.understand import views, workers
 from captionary.understand.caption import caption_items
 from captionary.understand.captioner import Caption, StoppedError
+from captionary.understand.job import CaptionJob, JobOptions
 from captionary.understand.media import digest, digest_bytes
 from captionary.understand.store import CaptionStore
 
@@ -231,3 +233,13 @@ def test_a_captioner_that_may_not_go_on_keeps_what_it_answered(tmp_path, store):
     report = caption_items(media, tmp_path, later, store, batch_size=4, progress=False)
     assert later.images == 7  # 12 - 4 - 1: claims of the rest were given back
     assert report.failed == {}
+
+
+@pytest.mark.parametrize(("batch_size", "lanes", "called"), [(8, 3, 24), (32, 64, 256), (500, 2, 500)])
+def test_lanes_raise_a_batch_up_to_a_bound(tmp_path, store, batch_size, lanes, called):
+    """What is captioned in one call is kept in one commit: on 64 threads not 2,048 pictures."""
+    fake = FakeCaptioner()
+    fake.lanes = lanes
+    with tqdm(disable=True) as bar:
+        job = CaptionJob(tmp_path, fake, store, JobOptions(batch_size=batch_size), bar)
+    assert job.batch_size == called

@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +100,29 @@ def test_decoding_equals_transformers_generate() -> None:
     for row, line in zip(expected.tolist(), got, strict=True):
         assert line == (row[: row.index(EOS)] if EOS in row else row)
     assert len({len(line) for line in got}) > 1 or all(len(line) == 12 for line in got)
+
+
+@pytest.mark.parametrize(
+    "other", [{"attention_bias": True}, {"mlp_bias": True}, {"hidden_act": "gelu"}], ids=str
+)
+def test_what_the_fast_decoder_would_leave_out_is_refused(other: dict[str, Any]) -> None:
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    llama = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, **other))
+    with pytest.raises(CaptionaryError, match=next(iter(other))):
+        GreedyDecoder(llama)
+
+
+def test_a_decoder_without_room_for_a_caption_is_refused(tokenizer: Tokenizer) -> None:
+    """4 queries and the token that opens a caption take five positions; a prompt takes more."""
+    with pytest.raises(CaptionaryError, match="max_length == 5, must be >= 6: 4 queries"):
+        replace(TINY, max_length=5)
+    MultimodalLLM(replace(TINY, max_length=6), tokenizer)
+    words = len(tokenizer.encode("a dog").ids)
+    with pytest.raises(
+        CaptionaryError, match=rf"max_length == {5 + words}, must be > {5 + words}: 4 queries"
+    ):
+        MultimodalLLM(replace(TINY, max_length=5 + words, prompt="a dog"), tokenizer)
+    MultimodalLLM(replace(TINY, max_length=6 + words, prompt="a dog"), tokenizer)
 
 
 def test_a_caption_does_not_depend_on_its_batch(model: MultimodalLLM) -> None:

@@ -27,6 +27,8 @@ def test_it_is_the_models_visual_prefix(config: MultimodalConfig, every: int) ->
         expected = model.visual_prefix(grid)
     assert expected.std(0).mean() > 1e-3, "the pictures must matter"
     torch.testing.assert_close(QueryReader(model)(grid), expected, rtol=1e-4, atol=1e-5)
+    as_on_devices = QueryReader(model, fused=True)
+    torch.testing.assert_close(as_on_devices(grid), expected, rtol=1e-4, atol=1e-5)
     rough = QueryReader(model, torch.bfloat16)(grid)
     assert rough.dtype == torch.bfloat16
     assert float((rough.float() - expected).abs().mean()) < 0.03 * float(expected.abs().mean())

@@ -181,6 +181,10 @@ def test_scores_of_a_perfect_and_a_foreign_caption() -> None:
     references = [["a dog runs on the green grass"], ["two men play the old guitar"]]
     perfect = caption_scores([group[0] for group in references], references)
     assert perfect.bleu_4 == pytest.approx(1.0)
+    assert perfect.rouge_l == pytest.approx(1.0)
+    half = caption_scores(["a dog sees a cat"], [["a dog runs on the green grass"]])
+    precision, recall = 2 / 5, 2 / 7  # "a dog" of five words, and of seven
+    assert half.rouge_l == pytest.approx((1 + 1.2**2) * precision * recall / (recall + 1.2**2 * precision))
     foreign = caption_scores(["nothing of that kind was seen here"] * 2, references)
     assert foreign.bleu_4 < 0.01
     assert foreign.cider_d < 0.05 < 5 < perfect.cider_d

@@ -39,9 +39,22 @@ def test_every_encoder_offers_the_same(encoder: ImageEncoder) -> None:
     assert encoder.pool(grid).shape == (2, encoder.head_width)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pixels_are_the_bytes_less_the_mean_by_the_deviation() -> None:
+    """To the last bit, wherever they are scaled: in float32 for one encoder, through float64 for the other."""
+    noise = np.random.default_rng(3).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
+    small = torch.from_numpy(noise)
+    expected = (noise.astype(np.float32) - 127.0) / 128.0
+    assert torch.equal(EfficientNetLite0().scaled(small).permute(0, 2, 3, 1), torch.from_numpy(expected))
+    settings = VisionSettings(model=VISION.model, size=28, mean=(0.3, 0.4, 0.5), std=(0.2, 0.25, 0.3))
+    exact = (noise.astype(np.float32) / 255.0 - np.array(settings.mean)) / np.array(settings.std)
+    tower = VisionTower(settings)
+    pixels = tower.to_pixels([Image.fromarray(each) for each in noise])
+    assert torch.equal(pixels.permute(0, 2, 3, 1), torch.from_numpy(exact.astype(np.float32)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_fused_convolutions_are_the_modules_own(dtype: torch.dtype) -> None:
-    """To the last bit of a sum, and with more pictures than go through the first stages together."""
+    """To the last bit of a sum, with more pictures than go through the first stages together; float64 is not fused."""
     torch.manual_seed(5)
     encoder = EfficientNetLite0().eval().to(dtype)
     pixels = torch.randn(9, 3, 64, 64).to(dtype)

@@ -79,6 +79,9 @@ class MultimodalConfig:
                 raise bad_value(name, getattr(self, name), f"in [0, {self.vocabulary_size})")
         if self.text_length < 3:
             raise bad_value("text_length", self.text_length, ">= 3")
+        if self.max_length < self.queries + 2:
+            rule = f">= {self.queries + 2}: {self.queries} queries, the token that opens a caption, and one to say"
+            raise bad_value("max_length", self.max_length, rule)
 
     @property
     def llama(self) -> LlamaConfig:

@@ -1,10 +1,17 @@
-"""The built-in captioner: the shipped checkpoint of `mmllm.py`, on a CPU, without a download."""
+"""The built-in captioner: a checkpoint of `mmllm.py`, the shipped one or another, on a CPU or a CUDA device.
+
+On a CPU each thread has pictures of its own; on a device all of a batch go together:
+
+    pictures ─squares, in threads─▶ uint8, pinned ─▶ device: scaled ─▶ encoder ─▶ Q-Former ─▶ decoder ─▶ tokens
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from captionary.understand.captioner import Caption
 from captionary.understand.decoding import GreedyDecoder
+from captionary.understand.device import choose_device
+from captionary.understand.device_decoding import DeviceDecoder
 from captionary.understand.encoder import EfficientNetLite0
 from captionary.understand.mmllm import MultimodalLLM
 from captionary.understand.querying import QueryReader
@@ -24,6 +34,12 @@ __all__ = ["CHECKPOINT", "BuiltinCaptioner"]
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "builtin"
 _DECODING = "greedy-2"
 """Raise the number when a change of code may change a caption."""
+_RESIZING = 8
+"""Threads at most that make squares of pictures for a device, which would wait for one."""
+_BEGINNING = threading.Lock()
+"""Held while lanes begin: see `_beside`."""
+
+_Read = tuple[list[Caption], npt.NDArray[np.float32]]
 
 
 class BuiltinCaptioner:
@@ -33,20 +49,31 @@ class BuiltinCaptioner:
         batch_size: pictures per forward pass.
         max_new_tokens: at which a caption is cut.
         threads: CPU threads, each with pictures of its own; 0 for as many as torch would use.
-        checkpoint: a folder written by ``captionary captioner train``.
+        device: `auto` (CUDA where torch has it, else the CPU), `cpu`, `cuda` or `cuda:1`.
+        checkpoint: a folder written by ``captionary captioner train``, ``adapt`` or ``pretrain``.
+
+    Raises:
+        CaptionaryError: no such device, a damaged checkpoint, or a decoder with parts that are not decoded here.
     """
 
     size = EfficientNetLite0.size
     """Pixels of a picture's shorter side that it has use for."""
 
     def __init__(
-        self, batch_size: int = 32, max_new_tokens: int = 32, threads: int = 0, checkpoint: Path = CHECKPOINT
+        self,
+        batch_size: int = 32,
+        max_new_tokens: int = 32,
+        threads: int = 0,
+        device: str = "auto",
+        checkpoint: Path = CHECKPOINT,
     ) -> None:
+        self.device = choose_device(device)
         if threads:
             torch.set_num_threads(threads)
         self.name = "builtin"
-        self.lanes = torch.get_num_threads()
-        """Forward passes at a time, on one thread each: small products gain little from several threads."""
+        on_cpu = self.device.type == "cpu"
+        self.lanes = torch.get_num_threads() if on_cpu else 1
+        """Forward passes at a time, on one CPU thread each: small products gain little from several threads."""
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         model = MultimodalLLM.load(checkpoint)
@@ -56,14 +83,19 @@ class BuiltinCaptioner:
         for name, tensor in sorted(model.encoder.state_dict().items()):
             seen.update(name.encode() + tensor.numpy().tobytes())
         self.encoder_fingerprint = "efficientnet-lite0-mean-" + seen.hexdigest()
-        # bf16 is a property of the machine, not of the captioner: it is not part of the fingerprint, so that captions
-        # made on one machine are not paid for again on another.
+        # Device and bf16 are properties of the machine, not of the captioner: they are not part of the fingerprint, so
+        # that captions made on one machine are not paid for again on another.
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        self._dtype = torch.bfloat16 if fast else torch.float32
+        self._dtype = torch.bfloat16 if fast or not on_cpu else torch.float32
         self._model = model
-        self._encoder = model.encoder.to(memory_format=torch.channels_last, dtype=self._dtype)  # type: ignore[call-overload]
-        self._reader = QueryReader(model, self._dtype)
-        self._decoder = GreedyDecoder(model.decoder, self._dtype)
+        self._reader = QueryReader(model, self._dtype, self.device)
+        self._decoder = (
+            GreedyDecoder(model.decoder, self._dtype)
+            if on_cpu
+            else DeviceDecoder(model.decoder, self._dtype, self.device)
+        )
+        self._encoder = model.encoder.to(self.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        del model.decoder, model.qformer  # of which reader and decoder have what they need
         weights = hashlib.blake2b((checkpoint / "model.safetensors").read_bytes(), digest_size=16).hexdigest()
         config = json.loads((checkpoint / "config.json").read_text())
         config.pop("facts", None)
@@ -75,58 +107,101 @@ class BuiltinCaptioner:
         """One caption per picture, in order."""
         return self.caption_and_embed(images)[0]
 
-    @torch.inference_mode()
     def draw(
         self, images: Sequence[Image], samples: int, *, max_new_tokens: int = 16, seed: int = 0
     ) -> list[list[str]]:
         """`samples` captions of each picture, drawn from the model: what it holds possible, as often as it does."""
-        grid = self._encoder(self._model.encoder.to_pixels(images).to(self._dtype))
-        prefix = self._reader(grid).repeat_interleave(samples, 0)
-        lines = self._decoder.decode(
-            prefix,
-            self._model.prompt_ids,
-            self._model.end_id,
-            max_new_tokens,
-            temperature=1.0,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        with torch.inference_mode():
+            prefix = self._reader(self._see(images)).repeat_interleave(samples, 0)
+            lines = self._decoder.decode(
+                prefix,
+                self._model.prompt_ids,
+                self._model.end_id,
+                max_new_tokens,
+                temperature=1.0,
+                generator=torch.Generator(self.device).manual_seed(seed),
+            )
         texts = [text.strip() for text in self._model.tokenizer.decode_batch(lines)]
         return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
-    @torch.inference_mode()
     def embed(self, images: Sequence[Image]) -> npt.NDArray[np.float32]:
         """The visual vectors of `caption_and_embed` alone: float32 [B, 1280]."""
-        pixels = self._model.encoder.to_pixels(images)
-        vectors: npt.NDArray[np.float32] = self._encoder.pool(
-            self._encoder(pixels.to(self._dtype)).float()
-        ).numpy()
-        return vectors
+        with torch.inference_mode():
+            return self._pool(self._see(images))
 
-    def caption_and_embed(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32]]:
+    def caption_and_embed(self, images: Sequence[Image]) -> _Read:
         """Captions, and the mean of each picture's grid features: float32 [B, 1280]."""
         each = max(1, min(self.batch_size, -(-len(images) // self.lanes)))
         parts = [images[start : start + each] for start in range(0, len(images), each)]
-        if len(parts) < 2 or self.lanes < 2:
-            found = [self._read(part) for part in parts]
-        else:
-            usual = torch.get_num_threads()
-            with ThreadPoolExecutor(min(self.lanes, len(parts)), "captionary-lane") as lanes:
-                found = list(lanes.map(self._read_alone, parts))
-            torch.set_num_threads(usual)  # what a thread sets is the default of those to come
+        alone = len(parts) < 2 or self.lanes < 2
+        found = [self._read(part) for part in parts] if alone else _beside(self._read, parts, self.lanes)
         vectors = [vectors for _, vectors in found] or [np.zeros((0, self.vector_size), np.float32)]
         return [caption for captions, _ in found for caption in captions], np.concatenate(vectors)
 
-    def _read_alone(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32]]:
-        torch.set_num_threads(1)  # of this thread
-        return self._read(images)
-
-    @torch.inference_mode()
-    def _read(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32]]:
+    def _read(self, images: Sequence[Image]) -> _Read:
         """One forward pass."""
-        prompt = self._model.prompt_ids
-        grid = self._encoder(self._model.encoder.to_pixels(images).to(self._dtype))  # [B, 49, 1728]
-        lines = self._decoder.decode(self._reader(grid), prompt, self._model.end_id, self.max_new_tokens)
-        read = self._model.config.queries + len(prompt)
-        texts = self._model.tokenizer.decode_batch(lines)
-        said = [Caption(text.strip(), read, len(line) + 1) for line, text in zip(lines, texts, strict=True)]
-        return said, self._encoder.pool(grid.float()).numpy()
+        model = self._model
+        with torch.inference_mode():
+            grid = self._see(images)
+            lines = self._decoder.decode(
+                self._reader(grid), model.prompt_ids, model.end_id, self.max_new_tokens
+            )
+            vectors = self._pool(grid)
+        read = model.config.queries + len(model.prompt_ids)
+        most = min(
+            self.max_new_tokens, model.config.max_length - read
+        )  # a line as long was cut before its end
+        texts = model.tokenizer.decode_batch(lines)
+        said = [
+            Caption(text.strip(), read, len(line) + (len(line) < most))
+            for line, text in zip(lines, texts, strict=True)
+        ]
+        return said, vectors
+
+    def _see(self, images: Sequence[Image]) -> Tensor:
+        """The encoder's features, on the device in its type: [B, cells, E]."""
+        encoder = self._model.encoder
+        if self.device.type == "cpu":
+            return self._encoder(encoder.to_pixels(images).to(self._dtype))  # type: ignore[no-any-return]
+        size = -(-len(images) // min(_RESIZING, os.cpu_count() or 1))
+        parts = [images[start : start + size] for start in range(0, len(images), size)]
+        with ThreadPoolExecutor(
+            len(parts), "captionary-squares"
+        ) as threads:  # Pillow lets go of the interpreter
+            squares = torch.from_numpy(np.concatenate(list(threads.map(encoder.squares, parts))))
+        pixels = encoder.scaled(squares.pin_memory().to(self.device, non_blocking=True))
+        return self._encoder(pixels.to(self._dtype))  # type: ignore[no-any-return]
+
+    def _pool(self, grid: Tensor) -> npt.NDArray[np.float32]:
+        vectors: npt.NDArray[np.float32] = self._encoder.pool(grid.float()).cpu().numpy()
+        return vectors
+
+
+def _beside(
+    read: Callable[[Sequence[Image]], _Read], parts: Sequence[Sequence[Image]], lanes: int
+) -> list[_Read]:
+    """`read` of all parts, `lanes` at a time, on one CPU thread each.
+
+    The number that a thread gives torch is also what every later thread of the process takes for its own. So lanes
+    begin together, and as soon as they have their number, the process gets its own back, from a thread that learnt it.
+    """
+    lanes = min(lanes, len(parts))
+    begun = threading.Barrier(lanes + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread's first look takes the process's number, whatever was set before
+        torch.set_num_threads(1)
+        begun.wait()
+
+    with ThreadPoolExecutor(lanes, "captionary-lane", begin) as pool:
+        with _BEGINNING, ThreadPoolExecutor(1, "captionary-threads") as plain:
+            usual = plain.submit(torch.get_num_threads).result()
+            try:
+                coming = pool.map(read, parts)
+                begun.wait()
+            except BaseException:  # a thread that could not be started would be waited for
+                begun.abort()
+                raise
+            finally:
+                plain.submit(torch.set_num_threads, usual).result()
+        return list(coming)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ class Caption(NamedTuple):
     prompt_tokens: int = 0
     """Tokens that the language model read: the queries of the picture and the prompt."""
     output_tokens: int = 0
-    """Tokens that it wrote, the end token included."""
+    """Tokens that it wrote, the end token included where it came to one."""
 
 
 class Captioner(Protocol):
@@ -166,7 +167,7 @@ class CaptionerConfig:
     threads: int = 0
     """CPU threads of the model, 0 for all cores."""
     device: str = "auto"
-    """hf: `auto` (CUDA, else Apple's, else the CPU), or a name of torch's such as `cuda:1`."""
+    """builtin, hf: `auto` (CUDA, else, for hf, Apple's, else the CPU), or a name of torch's such as `cpu` or `cuda:1`."""  # noqa: E501
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """hf: numbers of the weights; `auto`: float32 on a CPU, the checkpoint's own elsewhere."""
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
@@ -191,6 +192,13 @@ class CaptionerConfig:
             raise bad_value(
                 "prompt", self.prompt, "left out", where=f"{self.kind} captions are not asked for in words"
             )
+        if self.device != "auto" and self.kind in ("openai", "import"):
+            where = f"{self.kind} captions are not made on this machine"
+            raise bad_value("device", self.device, "left out", where=where)
+        if self.kind == "builtin" and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise bad_value("device", self.device, "auto, cpu, cuda or cuda:NUMBER")
+        if self.dtype != "auto" and self.kind != "hf":
+            raise bad_value("dtype", self.dtype, "left out", where=f"source is {self.kind}, not hf:ID")
         for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("threads", 0)):
             if getattr(self, name) < least:
                 raise bad_value(name, getattr(self, name), f">= {least}")
@@ -292,5 +300,9 @@ def load_captioner(config: CaptionerConfig, base: Path = Path()) -> Captioner | 
 
     chosen = {"checkpoint": _checkpoint(rest, base)} if rest else {}
     return BuiltinCaptioner(
-        batch_size=config.batch_size, max_new_tokens=config.max_new_tokens, threads=config.threads, **chosen
+        batch_size=config.batch_size,
+        max_new_tokens=config.max_new_tokens,
+        threads=config.threads,
+        device=config.device,
+        **chosen,
     )

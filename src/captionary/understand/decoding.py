@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from captionary.errors import bad_value
 from captionary.understand.decoding_kernels import attend, keep_rows, normalise
 
-__all__ = ["GreedyDecoder"]
+__all__ = ["WORTH_MOVING", "GreedyDecoder", "refuse_unread"]
 
 
-_WORTH_MOVING = 0.75
+WORTH_MOVING = 0.75
 """Finished rows are dropped, which copies the cache, when at most this share of the rows goes on."""
 
 
@@ -35,16 +36,32 @@ class _Layer(NamedTuple):
     down: Tensor
 
 
+def refuse_unread(config: Any) -> None:
+    """Refuse a LlamaConfig with parts that the decoders here would leave out.
+
+    Raises:
+        CaptionaryError: the model has biases, or another activation than SiLU.
+    """
+    for name, only in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+        if getattr(config, name, only) != only:
+            raise bad_value(f"decoder: {name}", getattr(config, name), f"{only} to be decoded fast")
+
+
 class GreedyDecoder:
     """The greedy path through one LLaMA decoder.
 
     Args:
-        llama: any LLaMA-family model without biases; its weights are copied in `dtype`.
+        llama: any LLaMA-family model without biases, on the CPU; its weights are copied in `dtype`, those that have it
+            already and are not fused with others are shared.
         dtype: float32, or bfloat16 where the processor multiplies it natively.
+
+    Raises:
+        CaptionaryError: the model has biases, or another activation than SiLU.
     """
 
     def __init__(self, llama: LlamaForCausalLM, dtype: torch.dtype = torch.float32) -> None:
         config = llama.config
+        refuse_unread(config)
         self.heads = int(config.num_attention_heads)
         self.kv_heads = int(config.num_key_value_heads or self.heads)
         self.head_dim = int(getattr(config, "head_dim", 0) or config.hidden_size // self.heads)
@@ -108,7 +125,7 @@ class GreedyDecoder:
             return logits.argmax(-1)
 
         rows = len(prefix)
-        words = self.embedding[torch.tensor(prompt)].expand(rows, -1, -1)
+        words = self.embedding[torch.tensor(prompt, dtype=torch.long)].expand(rows, -1, -1)
         x = torch.cat([prefix.float(), words.float()], 1)  # [B, Q + P, D]
         start = x.shape[1]
         room = min(start + max_new_tokens, len(self.cosine))
@@ -124,7 +141,7 @@ class GreedyDecoder:
             left = int(going.sum())
             if position == room - 1 or not left:
                 break
-            if left <= _WORTH_MOVING * len(alive):  # drop finished rows
+            if left <= WORTH_MOVING * len(alive):  # drop finished rows
                 kept = going.nonzero()[:, 0].numpy()
                 for part in _numpy(cache.flatten(0, 1)):
                     keep_rows(part, kept, position)

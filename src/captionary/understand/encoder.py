@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -35,14 +36,14 @@ _FINE_SCALE = 16.0
 """Divides the finer features, whose standard deviation is 6.5, to that of the head's."""
 
 
-_IN_CACHE = 8
+_IN_CACHE = 4
 """Pictures that go through the large first stages together: what one layer writes, the next reads from the cache."""
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor, *, clip: bool) -> Tensor:
     """A convolution, and ReLU6 where `clip`, by whatever kernel is the fastest on the device at hand."""
     learns = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
-    if not learns and x.device.type == "cpu" and _CAN_FUSE and not torch.is_autocast_enabled("cpu"):
+    if not learns and x.device.type == "cpu" and x.dtype in _FUSED and not torch.is_autocast_enabled("cpu"):
         # One pass over memory for both; bit for bit what the two give one after the other.
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups,
@@ -51,15 +52,12 @@ def _convolve(conv: nn.Conv2d, x: Tensor, *, clip: bool) -> Tensor:
         return fused
     if not (torch.is_grad_enabled() and conv.weight.requires_grad):
         out: Tensor = conv(x)
-    elif conv.kernel_size == (
-        1,
-        1,
-    ):  # as a matrix product: its bf16 backward pass is 3 times as fast on a CPU
+    elif conv.kernel_size == (1, 1):
+        # As a matrix product: its bf16 backward pass is 3 times as fast on a CPU.
         rows = nn.functional.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias)
         out = rows.permute(0, 3, 1, 2)
-    elif (
-        conv.groups > 1 and x.device.type == "cpu"
-    ):  # depthwise: in float32 its backward pass is the faster one
+    elif conv.groups > 1 and x.device.type == "cpu":
+        # Depthwise: in float32 its backward pass is the faster one.
         with torch.autocast("cpu", enabled=False):
             out = conv(x.float())
     else:
@@ -67,9 +65,14 @@ def _convolve(conv: nn.Conv2d, x: Tensor, *, clip: bool) -> Tensor:
     return nn.functional.relu6(out) if clip else out
 
 
-_CAN_FUSE: bool = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
+_FUSED: tuple[torch.dtype, ...] = ()
+"""Types of which this processor makes a convolution and what follows in one; of others, torch's operation raises."""
+if torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
     torch.ops.mkldnn, "_convolution_pointwise"
-)
+):
+    _FUSED = (torch.float32,)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        _FUSED += (torch.bfloat16,)
 
 
 class ImageEncoder(nn.Module, ABC):
@@ -90,8 +93,16 @@ class ImageEncoder(nn.Module, ABC):
     """Of `lower`'s output, per picture."""
 
     @abstractmethod
+    def squares(self, images: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
+        """RGB pictures of any size, resized without regard to their shape: [B, size, size, 3]."""
+
+    @abstractmethod
+    def scaled(self, squares: Tensor) -> Tensor:
+        """`squares`, on any device, as this encoder was trained to see them: float32 [B, 3, size, size]."""
+
     def to_pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB pictures of any size as this encoder was trained to see them: float32 [B, 3, size, size]."""
+        return self.scaled(torch.from_numpy(self.squares(images)))
 
     @abstractmethod
     def lower(self, pixels: Tensor) -> Tensor:
@@ -178,9 +189,13 @@ class EfficientNetLite0(ImageEncoder):
         """What `upper` multiplies with."""
         return chain(self.blocks[_UPPER:].parameters(), self.head.parameters())
 
-    def to_pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB pictures of any size, (x - 127) / 128: float32 [B, 3, 224, 224]."""
-        return to_pixels(images, self.size)
+    def squares(self, images: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
+        """RGB pictures of any size: [B, 224, 224, 3]."""
+        return _squares(images, self.size)
+
+    def scaled(self, squares: Tensor) -> Tensor:
+        """(x - 127) / 128: uint8 [B, 224, 224, 3] → float32 [B, 3, 224, 224], channels last in memory."""
+        return _scaled(squares)
 
     def pool(self, grid: Tensor) -> Tensor:
         """The visual vector of each picture: the mean of the head's features, [B, 49, 1728] → [B, 1280]."""
@@ -189,12 +204,19 @@ class EfficientNetLite0(ImageEncoder):
 
 def to_pixels(images: Sequence[Image.Image], size: int = EfficientNetLite0.size) -> Tensor:
     """RGB pictures of any size to the encoder's input, (x - 127) / 128: float32 [B, 3, size, size]."""
+    return _scaled(torch.from_numpy(_squares(images, size)))
+
+
+def _squares(images: Sequence[Image.Image], size: int) -> npt.NDArray[np.uint8]:
     resized = [
         image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
         for image in images
     ]
-    batch = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in resized])
-    return torch.from_numpy((batch - 127.0) / 128.0).permute(0, 3, 1, 2)  # channels last in memory
+    return np.stack([np.asarray(image.convert("RGB")) for image in resized])
+
+
+def _scaled(squares: Tensor) -> Tensor:
+    return squares.float().sub_(127.0).div_(128.0).permute(0, 3, 1, 2)  # channels last in memory
 
 
 def pretrained_encoder(path: Path | None = None) -> EfficientNetLite0:

@@ -100,7 +100,7 @@ class RayEngine:
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
             .remote(str(job.store.path.resolve()), uuid.uuid4().hex, _account(job.captioner))
         )
-        stopped = ""
+        stopped, finished = "", False
         try:
             ray.get(keeper.made.remote())  # it runs before anybody else holds a handle of it
             for told in self._results(ray, keeper, job, unique):
@@ -113,6 +113,7 @@ class RayEngine:
             made, reused = ray.get(keeper.made.remote())
             job.made |= made
             job.reused |= reused
+            finished = True
         except CaptionaryError:
             raise
         except Exception as error:
@@ -123,10 +124,7 @@ class RayEngine:
             todo = "run again: what was captioned is kept"
             raise bad_value("engine", "ray", "a cluster that finishes", where=found, todo=todo) from None
         finally:
-            account = ray.get(keeper.close.remote())
-            if account is not None:
-                job.captioner.account.spent = account.spent  # type: ignore[attr-defined]
-            ray.kill(keeper)
+            _close(ray, keeper, job, finished)
 
     def _results(
         self, ray: Any, keeper: Any, job: CaptionJob, views: Sequence[View]
@@ -356,6 +354,19 @@ def _account(captioner: object) -> Account | None:
     """What a captioner may spend; None where it may spend anything, or nothing."""
     account = getattr(captioner, "account", None)
     return account if isinstance(account, Account) and account.config.capped else None
+
+
+def _close(ray: Any, keeper: Any, job: CaptionJob, finished: bool) -> None:
+    """Close the account and end the store's actor, whatever happens; only a finished job can fail here."""
+    try:
+        account = ray.get(keeper.close.remote())
+        if account is not None:
+            job.captioner.account.spent = account.spent  # type: ignore[attr-defined]
+    except Exception as error:
+        if finished:  # else what ended the job is what its user must hear
+            raise _store_error(error) or error from None
+    finally:
+        ray.kill(keeper)
 
 
 def _share(captioner: Any, keeper: Any) -> None:

@@ -22,6 +22,7 @@ from PIL.Image import Image
 
 from captionary.errors import bad_value
 from captionary.understand.captioner import Caption
+from captionary.understand.device import choose_device
 from captionary.understand.hf_files import hf_fingerprint, hf_prompt, model_folder
 from captionary.understand.processors import load_processor
 from captionary.understand.prompts import about_picture
@@ -51,7 +52,7 @@ class HfCaptioner:
         base: where a relative folder or prompt path starts.
 
     Raises:
-        CaptionaryError: no such model, or one that `transformers` or its processor cannot read.
+        CaptionaryError: no such model, one that `transformers` or its processor cannot read, or no such device.
     """
 
     def __init__(
@@ -161,28 +162,38 @@ class HfCaptioner:
         return text
 
     def _batches(self, asked: Sequence[str], images: Sequence[Image]) -> Iterator[list[int]]:
-        """Rows that go through the model together: alike in length, so that little is padded."""
-        lengths = [0] * len(asked)
-        if self.family in _BLIP:
-            known: dict[str, int] = {}
-            for text in asked:
-                if text not in known:
-                    known[text] = len(self._tokenizer(text)["input_ids"])
-            lengths = [known[text] for text in asked]
+        """Rows that go through the model together: alike in length, so that little is padded.
+
+        A row's length is that of its text and of what its picture becomes, in tokens; rows of one length are ordered by
+        their pictures' sizes, since some models pad these too. BLIP's family takes batches of equal length only.
+        """
+        texts = {text: len(self._tokenizer(text)["input_ids"]) for text in dict.fromkeys(asked)}
+        pictures = self._picture_tokens(images)
+        lengths = [texts[text] + tokens for text, tokens in zip(asked, pictures, strict=True)]
         order = sorted(
             range(len(asked)),
             key=lambda row: (lengths[row], images[row].width * images[row].height, images[row].width, row),
         )
+        alike = self.family in _BLIP
         start = 0
         while start < len(order):
             end = start + 1
-            while (
-                end < min(len(order), start + self.batch_size)
-                and lengths[order[end]] == lengths[order[start]]
+            while end < min(len(order), start + self.batch_size) and not (
+                alike and lengths[order[end]] != lengths[order[start]]
             ):
                 end += 1
             yield order[start:end]
             start = end
+
+    def _picture_tokens(self, images: Sequence[Image]) -> list[int]:
+        """Tokens that the processor makes of each picture; zeros where it cannot tell beforehand, or all are alike."""
+        count = getattr(self._processor, "_get_num_multimodal_tokens", None)
+        if count is None or self.family in _BLIP:
+            return [0] * len(images)
+        try:
+            return [int(n) for n in count([(image.height, image.width) for image in images]).num_image_tokens]
+        except (AttributeError, KeyError, TypeError, ValueError):  # an image processor that cannot
+            return [0] * len(images)
 
     @torch.inference_mode()
     def _generate(self, texts: Sequence[str], images: Sequence[Image] | None) -> list[Caption]:
@@ -260,11 +271,12 @@ class HfCaptioner:
 def _load_model(folder: Path, device: str, dtype: str) -> Any:
     from transformers import AutoModelForImageTextToText
 
-    chosen = device
     if device == "auto":
         chosen = (
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         )
+    else:
+        chosen = str(choose_device(device))
     numbers = dtype if dtype != "auto" else "float32" if chosen == "cpu" else "auto"
     # With accelerate a model is spread over the machine's GPUs where one is too small for it.
     spread = device == "auto" and chosen == "cuda" and importlib.util.find_spec("accelerate") is not None

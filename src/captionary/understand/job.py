@@ -3,7 +3,8 @@
     views ──digest──▶ missing? ──▶ claim ──▶ decode (bounded queue) ──▶ near-duplicate? ──batch──▶ captioner ──▶ store
                                                                             └────────reused────────────────────▶
 
-At most 4 batches of pictures are in memory; captions are nowhere but in the store.
+A batch is `batch_size` pictures for each of the captioner's lanes, up to 256. At most 4 batches of pictures are in
+memory; captions are nowhere but in the store.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ __all__ = ["CaptionJob", "JobOptions"]
 
 IMAGE_SIZE = 448
 """Shorter side in pixels for a captioner that names no `image_size`; bounds the memory of the queue."""
+_MOST_A_CALL = 256
+"""Pictures that lanes raise a batch to at most: what is captioned in one call is kept in one commit."""
 _WINDOW = 256
 """Files digested and looked up together."""
 _POLL_SECONDS = 0.2
@@ -45,7 +48,7 @@ class JobOptions:
     """How a job works; none of it changes what a captioner says of a picture."""
 
     batch_size: int = 32
-    """Pictures per call of the captioner, ≥ 1; times as many as it takes side by side (`lanes`)."""
+    """Pictures per call of the captioner, ≥ 1; times what it takes side by side (`lanes`), up to 256 pictures."""
     limits: MediaLimits = LIMITS
     """Files beyond these are refused."""
     decode_threads: int = 2
@@ -119,7 +122,8 @@ class CaptionJob:
     ) -> None:
         self.root, self.captioner, self.store, self.options, self.bar = root, captioner, store, options, bar
         self.image_size = int(getattr(captioner, "image_size", 0)) or IMAGE_SIZE
-        self.batch_size = options.batch_size * int(getattr(captioner, "lanes", 1))
+        side_by_side = options.batch_size * int(getattr(captioner, "lanes", 1))
+        self.batch_size = max(options.batch_size, min(side_by_side, _MOST_A_CALL))
         self.encoder = captioner.encoder_fingerprint if embeds(captioner) else ""
         self.vector_size = captioner.vector_size if embeds(captioner) else 0
         self.made: set[str] = set()

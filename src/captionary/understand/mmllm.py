@@ -39,6 +39,9 @@ class MultimodalLLM(PictureReader):
         tokenizer: of the decoder.
         encoder: ready weights; None: new ones.
         decoder: ready weights, of the sizes in `config`; None: new ones.
+
+    Raises:
+        CaptionaryError: the decoder has no position left for a caption behind queries and prompt.
     """
 
     def __init__(
@@ -50,6 +53,12 @@ class MultimodalLLM(PictureReader):
         decoder: LlamaForCausalLM | None = None,
     ) -> None:
         super().__init__(config, tokenizer, encoder=encoder)
+        read = config.queries + len(self.prompt_ids)
+        if config.max_length <= read:
+            rule = (
+                f"> {read}: {config.queries} queries and {read - config.queries} tokens that open a caption"
+            )
+            raise bad_value("max_length", config.max_length, rule)
         self.language_projection = nn.Linear(config.qformer_width, config.decoder_width)
         self.decoder = decoder or LlamaForCausalLM(config.llama)
         self.decoder.set_attn_implementation("eager" if config.decoder_width <= _EAGER_WIDTH else "sdpa")

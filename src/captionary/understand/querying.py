@@ -1,7 +1,7 @@
-"""The Q-Former's forward pass for many pictures on a CPU: the same weights, what belongs together in one product.
+"""The Q-Former's forward pass for many pictures: the same weights, what belongs together in one product.
 
-`transformers`' Q-Former runs in float32; this one multiplies in whatever the processor is fastest at. What no picture
-has a say in, the first layer's attention of the queries to each other, is computed once.
+`transformers`' Q-Former runs in float32; this one multiplies in whatever the processor or device is fastest at. What no
+picture has a say in, the first layer's attention of the queries to each other, is computed once.
 
     grid [B, cells, E] ─▶ keys and values of all layers, one product ─┐
     queries, after the first self-attention ──▶ cross-attention, MLP ─▶ … ─projection─▶ [B, queries, D]
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from captionary.understand.device import CPU
 from captionary.understand.mmllm import MultimodalLLM
 
 __all__ = ["QueryReader"]
@@ -55,22 +56,36 @@ class QueryReader:
     """What the decoder is told of pictures, from what the encoder saw.
 
     Args:
-        model: its weights are copied in `dtype`.
-        dtype: float32, or bfloat16 where the processor multiplies it natively.
+        model: on the CPU; its weights are copied to `device` in `dtype`.
+        dtype: float32, or bfloat16 where it is multiplied natively.
+        device: any of torch's.
+        fused: whether attention is one operation of torch; None: on all devices but the CPU, where small products in
+            float32 are faster.
     """
 
-    def __init__(self, model: MultimodalLLM, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: MultimodalLLM,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device = CPU,
+        *,
+        fused: bool | None = None,
+    ) -> None:
+        def there(weight: Tensor) -> Tensor:
+            return weight.detach().to(device, dtype)
+
         def linear(*parts: Any) -> _Linear:
             weight, bias = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
-            return _Linear(weight.detach().to(dtype), bias.detach().to(dtype))
+            return _Linear(there(weight), there(bias))
 
         def norm(part: Any) -> _Norm:
-            return _Norm(part.weight.detach().to(dtype), part.bias.detach().to(dtype), float(part.eps))
+            return _Norm(there(part.weight), there(part.bias), float(part.eps))
 
         def attention(part: Any, *asks: Any) -> _Attention:
             return _Attention(linear(*asks), linear(part.output.dense), norm(part.output.LayerNorm))
 
         self.dtype = dtype
+        self._fused = device.type != "cpu" if fused is None else fused
         self._heads = int(model.qformer.config.num_attention_heads)
         blocks: list[Any] = list(model.qformer.encoder.layer)
         crossed = [block.crossattention for block in blocks if block.has_cross_attention]
@@ -94,14 +109,17 @@ class QueryReader:
         self._grid_norm = norm(model.grid_norm)
         if model.config.vision is None:
             self._look = linear(model.grid_projection)
-            self._place = model.grid_position.detach().to(dtype)
+            self._place = there(model.grid_position)
         with torch.inference_mode():
             queries: Tensor = model.qformer.layernorm(model.query.detach())  # [1, Q, Dq]
-            self._start = self._among(self._layers[0].own, queries.to(dtype))
+            self._start = self._among(self._layers[0].own, there(queries))
 
-    @torch.inference_mode()
     def __call__(self, grid: Tensor) -> Tensor:
         """What the decoder sees of each picture: grid [B, cells, E] → [B, queries, decoder_width]."""
+        with torch.inference_mode():
+            return self._read(grid)
+
+    def _read(self, grid: Tensor) -> Tensor:
         rows = len(grid)
         seen = grid.to(self.dtype)
         seen = (
@@ -123,11 +141,14 @@ class QueryReader:
         return own.norm(own.out(self._attend(*own.asks(x).chunk(3, -1))) + x)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[B, Q, D] of queries over [B, S, D] of keys and values; small products are faster in float32."""
+        """[B, Q, D] of queries over [B, S, D] of keys and values."""
 
         def split(x: Tensor) -> Tensor:
-            return x.view(*x.shape[:-1], self._heads, -1).transpose(1, 2).float()
+            return x.view(*x.shape[:-1], self._heads, -1).transpose(1, 2)
 
         q, k, v = split(q), split(k), split(v)
+        if self._fused:
+            return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        q, k, v = q.float(), k.float(), v.float()
         weights = torch.matmul(q, k.transpose(-1, -2)).mul_(q.shape[-1] ** -0.5).softmax(-1)
         return torch.matmul(weights, v).to(self.dtype).transpose(1, 2).flatten(2)

@@ -22,7 +22,7 @@ from captionary.understand.train import TrainingConfig, train_captioner
 from captionary.understand.training_data import CaptionSet, photos
 from captionary.understand.training_data import scenes as scene_set
 
-__all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "CaptionerScore", "make_builtin", "publish", "score"]
+__all__ = ["HELD_OUT_SEED", "TRAINING_SEED", "CaptionerScore", "Scored", "make_builtin", "publish", "score"]
 
 TRAINING_SEED = 101
 """Seed of the first half of the scenes that the built-in captioner was trained on; the second half has the next."""
@@ -32,6 +32,13 @@ HELD_OUT_SEED = 202
 """Seed of the scenes that it is scored on."""
 
 
+class Scored(NamedTuple):
+    """How many pictures a score is of."""
+
+    scenes: int
+    photographs: int
+
+
 class CaptionerScore(NamedTuple):
     """What a captioner scores on pictures that it was not trained on."""
 
@@ -39,21 +46,25 @@ class CaptionerScore(NamedTuple):
     """On world scenes."""
     photos: CaptionScores | None
     """On held-out photographs; None where none were given."""
+    scored: Scored
+    """On how many of each."""
 
     def to_string(self) -> str:
         """The scores, a line each."""
-        lines = [f"scenes: {name} {share:.3f}" for name, share in self.scenes._asdict().items()]
+        of = f"{self.scored.scenes:,} scenes"
+        lines = [f"{of}: {name} {share:.3f}" for name, share in self.scenes._asdict().items()]
         if self.photos is not None:
-            lines += [f"photographs: {name} {value:.3f}" for name, value in self.photos._asdict().items()]
+            of = f"{self.scored.photographs:,} photographs"
+            lines += [f"{of}: {name} {value:.3f}" for name, value in self.photos._asdict().items()]
         return "\n".join(lines)
 
     def to_markdown(self) -> str:
         """The scores as a table."""
-        rows = [f"| scenes | {name} named | {share:.3f} |" for name, share in self.scenes._asdict().items()]
+        of = f"{self.scored.scenes:,} scenes"
+        rows = [f"| {of} | {name} named | {share:.3f} |" for name, share in self.scenes._asdict().items()]
         if self.photos is not None:
-            rows += [
-                f"| photographs | {name} | {value:.3f} |" for name, value in self.photos._asdict().items()
-            ]
+            of = f"{self.scored.photographs:,} photographs"
+            rows += [f"| {of} | {name} | {value:.3f} |" for name, value in self.photos._asdict().items()]
         return "\n".join(["| held-out pictures | score | value |", "|---|---|---|", *rows])
 
 
@@ -70,9 +81,10 @@ def score(captioner: _Captions, photo_folder: Path | None, *, scenes: int = 1000
     table = draw_scenes(np.random.default_rng(HELD_OUT_SEED), scenes)
     recall = scene_recall(_captions(captioner, held_out), [facts(table, row) for row in range(scenes)])
     if photo_folder is None:
-        return CaptionerScore(recall, None)
+        return CaptionerScore(recall, None, Scored(scenes, 0))
     val = photos(photo_folder, "val")
-    return CaptionerScore(recall, caption_scores(_captions(captioner, val), val.captions))
+    told = caption_scores(_captions(captioner, val), val.captions)
+    return CaptionerScore(recall, told, Scored(scenes, val.rows))
 
 
 def make_builtin(
@@ -135,6 +147,7 @@ def publish(
         "history": history,
         "training": asdict(config),
         "scores": {"scenes": scored.scenes._asdict(), "photos": scored.photos and scored.photos._asdict()},
+        "scored": scored.scored._asdict(),
     }
     words = {
         "photographs": f"{photographs:,}",

@@ -1,4 +1,4 @@
-"""How good captions are: CIDEr-D and BLEU against human captions, and recall of what a scene truly shows."""
+"""How good captions are: CIDEr-D, BLEU and ROUGE against human captions, and recall of what a scene truly shows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class CaptionScores(NamedTuple):
     """Vedantam et al. 2015, with the length penalty and clipping of CIDEr-D, divided by 10: 1.0 is CIDEr 100."""
     bleu_4: float
     """Papineni et al. 2002, corpus level, 0 to 1."""
+    rouge_l: float
+    """Lin 2004: F, β = 1.2, of the longest common subsequence by the best reference's precision and recall; 0 to 1."""
 
 
 class SceneRecall(NamedTuple):
@@ -32,7 +34,7 @@ class SceneRecall(NamedTuple):
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
-    """Score captions with the public COCO scorer (package ``pycocoevalcap``, which needs no Java for these two).
+    """Score captions with the public COCO scorer (package ``pycocoevalcap``, which needs no Java for these three).
 
     Args:
         captions: one per picture.
@@ -44,6 +46,7 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
     try:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
     except ImportError:
         todo = "pip install 'captionary[train]'"
         raise bad_value(
@@ -55,7 +58,8 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
     said = {i: [line] for i, line in enumerate(captions)}
     cider, _ = Cider().compute_score(told, said)
     bleu, _ = Bleu(4).compute_score(told, said, verbose=0)
-    return CaptionScores(cider_d=float(cider), bleu_4=float(bleu[3]))
+    rouge, _ = Rouge().compute_score(told, said)
+    return CaptionScores(cider_d=float(cider), bleu_4=float(bleu[3]), rouge_l=float(rouge))
 
 
 def scene_recall(captions: Sequence[str], facts: Sequence[dict[str, object]]) -> SceneRecall:

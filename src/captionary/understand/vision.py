@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import transformers
 from PIL import Image
@@ -80,17 +81,23 @@ class VisionTower(ImageEncoder):
         self.head_width = self.width
         self.fine_shape = (self.cells, self.width)
 
-    def to_pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB pictures of any size, resized without regard to their shape: float32 [B, 3, size, size]."""
+    def squares(self, images: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
+        """RGB pictures of any size, resized without regard to their shape: [B, size, size, 3]."""
         square = (self.size, self.size)
         resample = _RESAMPLE[self.settings.resample]
         resized = [
             image.convert("RGB") if image.size == square else image.convert("RGB").resize(square, resample)
             for image in images
         ]
-        batch = np.stack([np.asarray(image, dtype=np.float32) for image in resized]) / 255.0
-        scaled = (batch - np.asarray(self.settings.mean)) / np.asarray(self.settings.std)
-        return torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2)
+        return np.stack([np.asarray(image) for image in resized])
+
+    def scaled(self, squares: Tensor) -> Tensor:
+        """uint8 [B, size, size, 3] → float32 [B, 3, size, size], less mean, by std."""
+        mean, std = (
+            torch.tensor(each, dtype=torch.float64, device=squares.device)
+            for each in (self.settings.mean, self.settings.std)
+        )
+        return ((squares.float() / 255.0 - mean) / std).float().permute(0, 3, 1, 2)
 
     def lower(self, pixels: Tensor) -> Tensor:
         """The tower: [B, 3, size, size] → [B, cells, width]."""
