@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import multiprocessing
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,7 @@ def _trainings(
         finally:
             torch.set_num_threads(threads)
         return
+    _give_back()
     # Spawned, not forked: torch's and Arrow's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(stages,)) as pool:
@@ -115,6 +119,13 @@ def _trainings(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _give_back() -> None:
+    """Return what earlier stages have freed, the captioner above all, to the system: the workers need it."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc keeps it otherwise; other libraries have no such call
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 _stages: Stages
