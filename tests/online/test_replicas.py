@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from PIL import Image
+from tests.ray_cluster import local_cluster
 from tests.understand.fake import FakeCaptioner
 
 from captionary.errors import CaptionaryError
@@ -23,21 +24,11 @@ def pictures(count: int) -> list[Image.Image]:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if os.environ.get("CAPTIONARY_RAY") != "1":
         pytest.skip("a Ray cluster takes long to start: CAPTIONARY_RAY=1 runs it")
-    ray = pytest.importorskip("ray", reason="the replicas need ray[serve]")
+    pytest.importorskip("ray", reason="the replicas need ray[serve]")
     serve = pytest.importorskip("ray.serve", reason="the replicas need ray[serve]", exc_type=ImportError)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=80_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    serve.shutdown()
-    ray.shutdown()
+    with local_cluster(monkeypatch):
+        yield
+        serve.shutdown()
 
 
 def make() -> FakeCaptioner:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.optional import optional
+from tests.rank.tiny_distributed import RANKER, config
 from tests.rank.tiny_shards import impressions, write_shards
 
 from captionary.commands.train_backend import checkpoint as verb
@@ -18,10 +19,9 @@ from captionary.commands.train_backend import train
 from captionary.errors import CaptionaryError
 from captionary.rank import sharded
 from captionary.rank.fit import Trainer, fit
-from captionary.rank.fit_settings import FitConfig, OptimizerConfig, StreamConfig
+from captionary.rank.fit_settings import OptimizerConfig
 from captionary.rank.model import Ranker
 from captionary.rank.portions import Portion, portions, steps_of
-from captionary.rank.settings import RankerConfig
 from captionary.rank.sharded import initial_rows, table_specs
 from captionary.rank.state import checkpoints, load_checkpoint
 from captionary.rank.stream import Order
@@ -32,25 +32,6 @@ from captionary.rank.distributed import DistributedTrainer  # noqa: E402
 from captionary.rank.fit_distributed import fit_distributed  # noqa: E402
 from captionary.rank.processes import processes  # noqa: E402
 from captionary.rank.sharded_state import load_sharded, scatter_checkpoint  # noqa: E402
-
-RANKER = RankerConfig(
-    epochs=1,
-    batch_size=128,
-    shuffle_window=500,
-    embedding_dim=6,
-    top=(16,),
-    tower=4,
-    embedding_damping=0.01,
-    embedding_decay=0.01,
-)
-
-
-def config(table: str = "rowwise_adagrad", **ranker) -> FitConfig:
-    return FitConfig(
-        ranker=dataclasses.replace(RANKER, **ranker),
-        optimizer=OptimizerConfig(table=table),
-        stream=StreamConfig(log_steps=1, checkpoint_steps=4, keep=9),
-    )
 
 
 @pytest.fixture(scope="module")

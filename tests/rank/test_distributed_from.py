@@ -12,14 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.optional import optional
+from tests.rank.tiny_distributed import config
 from tests.rank.tiny_shards import HOUR, impressions, tiny_schema, write_shards
 
 from captionary.commands.train_backend import train
 from captionary.config import to_mapping
 from captionary.errors import CaptionaryError
 from captionary.rank.fit import Trainer, fit
-from captionary.rank.fit_settings import FitConfig, OptimizerConfig, StreamConfig, StreamFeatures
-from captionary.rank.settings import RankerConfig
+from captionary.rank.fit_settings import StreamFeatures
 from captionary.rank.state import checkpoints, latest, load_checkpoint
 from captionary.stages import locked
 
@@ -30,25 +30,6 @@ from captionary.rank.fit_distributed import fit_distributed  # noqa: E402
 from captionary.rank.part_reader import PartReader  # noqa: E402
 from captionary.rank.processes import processes  # noqa: E402
 from captionary.rank.sharded_state import load_sharded  # noqa: E402
-
-RANKER = RankerConfig(
-    epochs=1,
-    batch_size=128,
-    shuffle_window=500,
-    embedding_dim=6,
-    top=(16,),
-    tower=4,
-    embedding_damping=0.01,
-    embedding_decay=0.01,
-)
-
-
-def config(table: str = "rowwise_adagrad", **ranker) -> FitConfig:
-    return FitConfig(
-        ranker=dataclasses.replace(RANKER, **ranker),
-        optimizer=OptimizerConfig(table=table),
-        stream=StreamConfig(log_steps=1, checkpoint_steps=4, keep=9),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 from tests.optional import optional
+from tests.rank.tiny_distributed import config
 from tests.rank.tiny_shards import impressions, write_shards
+from tests.ray_cluster import local_cluster
 
 from captionary.config import to_mapping
 from captionary.rank.fit import fit
-from captionary.rank.fit_settings import FitConfig, OptimizerConfig, StreamConfig
-from captionary.rank.settings import RankerConfig
+from captionary.rank.fit_settings import FitConfig
 from captionary.rank.state import checkpoints, load_any
 
 if not os.environ.get("CAPTIONARY_RAY"):
@@ -21,37 +22,13 @@ if not os.environ.get("CAPTIONARY_RAY"):
 optional("torchrec", reason="distributed training is TorchRec's")
 ray = optional("ray", reason="Ray Train needs captionary[ray]")
 
-CONFIG = FitConfig(
-    ranker=RankerConfig(
-        epochs=1,
-        batch_size=128,
-        shuffle_window=500,
-        embedding_dim=6,
-        top=(16,),
-        tower=4,
-        embedding_damping=0.01,
-    ),
-    optimizer=OptimizerConfig(table="rowwise_adagrad"),
-    stream=StreamConfig(log_steps=1, checkpoint_steps=4, keep=9),
-)
+CONFIG = config(embedding_decay=0.0)
 
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Two workers on this machine; no part of it outlives the test."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-    ray.init(
-        address="local",  # not a cluster that another test has started meanwhile
-        num_cpus=2,
-        object_store_memory=80_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
+    with local_cluster(monkeypatch, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)):
+        yield
 
 
 def losses(out):
@@ -69,7 +46,6 @@ def test_two_workers_of_ray_train_as_one_process_does(cluster, tmp_path):
 
         from captionary.config import from_mapping
         from captionary.rank.fit_distributed import fit_distributed
-        from captionary.rank.fit_settings import FitConfig
         from captionary.rank.processes import processes
         from captionary.rank.shards import open_shards
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.ray_cluster import local_cluster
 from tests.understand.fake import FakeCaptioner, column, items_of, write_pictures
 from tests.understand.servers import serving
 
@@ -50,20 +51,9 @@ class Mortal(FakeCaptioner):
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     """Two workers on this machine; no part of it outlives the test, or writes outside of it."""
-    ray = pytest.importorskip("ray", reason="the Ray engine needs ray[data]")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    ray.init(
-        address="local",  # not a cluster that another test has started meanwhile
-        num_cpus=2,
-        object_store_memory=80_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield ray
-    ray.shutdown()
+    pytest.importorskip("ray", reason="the Ray engine needs ray[data]")
+    with local_cluster(monkeypatch, RAY_DATA_DISABLE_PROGRESS_BARS="1") as ray:
+        yield ray
 
 
 @pytest.mark.skipif(

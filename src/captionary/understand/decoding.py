@@ -7,6 +7,7 @@ caption does not depend on the batch it came in (up to ties of the floating-poin
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers import LlamaForCausalLM
 from captionary.errors import bad_value
 from captionary.understand.decoding_kernels import attend, keep_rows, normalise
 
-__all__ = ["WORTH_MOVING", "GreedyDecoder", "refuse_unread"]
+__all__ = ["WORTH_MOVING", "GreedyDecoder", "choose_token", "refuse_unread", "until_end"]
 
 
 WORTH_MOVING = 0.75
@@ -45,6 +46,21 @@ def refuse_unread(config: Any) -> None:
     for name, only in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if getattr(config, name, only) != only:
             raise bad_value(f"decoder: {name}", getattr(config, name), f"{only} to be decoded fast")
+
+
+def choose_token(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """The likeliest token of each row [B, V] → [B]; at a temperature above 0 one drawn from `generator`."""
+    logits = logits.float()  # its argmax is four times as fast as bfloat16's on a CPU, and the same
+    if temperature > 0:  # Gumbel's trick
+        noise = torch.empty_like(logits).exponential_(generator=generator)
+        logits = logits / temperature - noise.log()
+    return logits.argmax(-1)
+
+
+def until_end(said: Tensor, end: int) -> list[list[int]]:
+    """The ids of each row [B, T] before its end token."""
+    lines: list[list[int]] = said.tolist()
+    return [line[: line.index(end)] if end in line else line for line in lines]
 
 
 class GreedyDecoder:
@@ -116,14 +132,7 @@ class GreedyDecoder:
             temperature: 0 takes the likeliest token; above, tokens are drawn at that temperature, from `generator`.
         """
 
-        def choose(logits: Tensor) -> Tensor:
-            logits = logits.float()  # its argmax is four times as fast as bfloat16's, and the same
-            if temperature > 0:  # Gumbel's trick
-                logits = (
-                    logits / temperature - torch.empty_like(logits).exponential_(generator=generator).log()
-                )
-            return logits.argmax(-1)
-
+        choose = partial(choose_token, temperature=temperature, generator=generator)
         rows = len(prefix)
         words = self.embedding[torch.tensor(prompt, dtype=torch.long)].expand(rows, -1, -1)
         x = torch.cat([prefix.float(), words.float()], 1)  # [B, Q + P, D]
@@ -147,7 +156,7 @@ class GreedyDecoder:
                     keep_rows(part, kept, position)
                 alive, token, going = alive[going], token[going], going[going]
             token = choose(self._advance(self.embedding[token][:, None].float(), cache, position))
-        return [line[: line.index(end)] if end in line else line for line in said.tolist()]
+        return until_end(said, end)
 
     def _advance(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
         """Run tokens x [B, T, D] at `position`, extend the cache in place; logits of the next token [B, V].

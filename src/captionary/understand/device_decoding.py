@@ -7,13 +7,14 @@ after every few tokens only, so that the processor stays ahead of the device; wh
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from captionary.understand.decoding import WORTH_MOVING, refuse_unread
+from captionary.understand.decoding import WORTH_MOVING, choose_token, refuse_unread, until_end
 from captionary.understand.device import CPU
 
 __all__ = ["DeviceDecoder"]
@@ -106,13 +107,7 @@ class DeviceDecoder:
             generator: of the device.
         """
 
-        def choose(logits: Tensor) -> Tensor:
-            logits = logits.float()
-            if temperature > 0:  # Gumbel's trick
-                noise = torch.empty_like(logits).exponential_(generator=generator)
-                logits = logits / temperature - noise.log()
-            return logits.argmax(-1)
-
+        choose = partial(choose_token, temperature=temperature, generator=generator)
         with torch.inference_mode():
             rows = len(prefix)
             opened = torch.tensor(prompt, dtype=torch.long, device=self.device)
@@ -139,8 +134,7 @@ class DeviceDecoder:
                         cache = cache[:, :, going]
                         alive, token, ended = alive[going], token[going], ended[going]
                 token = choose(self._advance(self.embedding[token][:, None].float(), cache, position))
-            lines: list[list[int]] = said.cpu().tolist()
-        return [line[: line.index(end)] if end in line else line for line in lines]
+            return until_end(said.cpu(), end)
 
     def _advance(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
         """Run tokens x [B, T, D] at `position`, extend the cache in place; logits of the next token [B, V].
