@@ -27,7 +27,9 @@ def card(monkeypatch: pytest.MonkeyPatch):
 
 def weights(captioner: BuiltinCaptioner) -> list[torch.Tensor]:
     reader = captioner._reader
-    parts = [reader._start, *reader._told, *reader._projection, *captioner._encoder.parameters()]
+    maps = (reader._told, reader._projection)
+    parts = [reader._start, *(part for each in maps for part in (each.weight, each.bias))]
+    parts += captioner._encoder.parameters()
     return parts + [tensor for layer in captioner._decoder.layers for tensor in layer]
 
 

@@ -37,7 +37,7 @@ _DECODING = "greedy-2"
 _RESIZING = 8
 """Threads at most that make squares of pictures for a device, which would wait for one."""
 _BEGINNING = threading.Lock()
-"""Held while lanes begin: see `_beside`."""
+"""Held while lanes begin: see `_Lanes`."""
 
 _Read = tuple[list[Caption], npt.NDArray[np.float32]]
 
@@ -74,6 +74,7 @@ class BuiltinCaptioner:
         on_cpu = self.device.type == "cpu"
         self.lanes = torch.get_num_threads() if on_cpu else 1
         """Forward passes at a time, on one CPU thread each: small products gain little from several threads."""
+        self._threads: _Lanes | None = None
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         model = MultimodalLLM.load(checkpoint)
@@ -133,8 +134,12 @@ class BuiltinCaptioner:
         """Captions, and the mean of each picture's grid features: float32 [B, 1280]."""
         each = max(1, min(self.batch_size, -(-len(images) // self.lanes)))
         parts = [images[start : start + each] for start in range(0, len(images), each)]
-        alone = len(parts) < 2 or self.lanes < 2
-        found = [self._read(part) for part in parts] if alone else _beside(self._read, parts, self.lanes)
+        if len(parts) < 2 or self.lanes < 2:
+            found = [self._read(part) for part in parts]
+        else:
+            if self._threads is None or self._threads.lanes != self.lanes:
+                self._threads = _Lanes(self.lanes)
+            found = self._threads.each(self._read, parts)
         vectors = [vectors for _, vectors in found] or [np.zeros((0, self.vector_size), np.float32)]
         return [caption for captions, _ in found for caption in captions], np.concatenate(vectors)
 
@@ -162,7 +167,11 @@ class BuiltinCaptioner:
         """The encoder's features, on the device in its type: [B, cells, E]."""
         encoder = self._model.encoder
         if self.device.type == "cpu":
-            return self._encoder(encoder.to_pixels(images).to(self._dtype))  # type: ignore[no-any-return]
+            few = [
+                images[start : start + encoder.in_cache] for start in range(0, len(images), encoder.in_cache)
+            ]
+            fine = [self._encoder.lower(encoder.to_pixels(part).to(self._dtype)) for part in few]
+            return self._encoder.upper(torch.cat(fine))  # type: ignore[no-any-return]
         size = -(-len(images) // min(_RESIZING, os.cpu_count() or 1))
         parts = [images[start : start + size] for start in range(0, len(images), size)]
         with ThreadPoolExecutor(
@@ -177,31 +186,36 @@ class BuiltinCaptioner:
         return vectors
 
 
-def _beside(
-    read: Callable[[Sequence[Image]], _Read], parts: Sequence[Sequence[Image]], lanes: int
-) -> list[_Read]:
-    """`read` of all parts, `lanes` at a time, on one CPU thread each.
+class _Lanes:
+    """Threads of one CPU thread each, which wait for pictures; callers at once take turns by the part.
 
     The number that a thread gives torch is also what every later thread of the process takes for its own. So lanes
     begin together, and as soon as they have their number, the process gets its own back, from a thread that learnt it.
     """
-    lanes = min(lanes, len(parts))
-    begun = threading.Barrier(lanes + 1)
 
-    def begin() -> None:
-        torch.get_num_threads()  # a thread's first look takes the process's number, whatever was set before
-        torch.set_num_threads(1)
-        begun.wait()
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        begun = threading.Barrier(lanes + 1)
 
-    with ThreadPoolExecutor(lanes, "captionary-lane", begin) as pool:
+        def begin() -> None:
+            torch.get_num_threads()  # a thread's first look takes the process's number, whatever was set before
+            torch.set_num_threads(1)
+            begun.wait()
+
+        self._pool = ThreadPoolExecutor(lanes, "captionary-lane", begin)
         with _BEGINNING, ThreadPoolExecutor(1, "captionary-threads") as plain:
             usual = plain.submit(torch.get_num_threads).result()
             try:
-                coming = pool.map(read, parts)
+                for _ in range(lanes):
+                    self._pool.submit(int)  # which starts a thread, since those before still begin
                 begun.wait()
             except BaseException:  # a thread that could not be started would be waited for
                 begun.abort()
+                self._pool.shutdown()
                 raise
             finally:
                 plain.submit(torch.set_num_threads, usual).result()
-        return list(coming)
+
+    def each(self, read: Callable[[Sequence[Image]], _Read], parts: Sequence[Sequence[Image]]) -> list[_Read]:
+        """`read` of all parts, in order."""
+        return list(self._pool.map(read, parts))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from captionary.errors import bad_value
-from captionary.understand.decoding_kernels import attend, keep_rows, normalise
+from captionary.understand.decoding_kernels import attend, bits_of, keep_rows, normalise
+from captionary.understand.products import Product
 
 __all__ = ["WORTH_MOVING", "GreedyDecoder", "choose_token", "refuse_unread", "until_end"]
 
@@ -28,13 +29,13 @@ WORTH_MOVING = 0.75
 
 class _Layer(NamedTuple):
     input_norm: npt.NDArray[np.float32]
-    qkv: Tensor
-    """Fused projections, [(heads + 2 · kv_heads) · head_dim, D]."""
-    out: Tensor
+    qkv: Product
+    """To queries, keys and values, (heads + 2 · kv_heads) · head_dim."""
+    out: Product
     post_norm: npt.NDArray[np.float32]
-    gate_up: Tensor
-    """Fused gate and up projections, [2 · F, D]."""
-    down: Tensor
+    gate_up: Product
+    """To gate and up, 2 · F."""
+    down: Product
 
 
 def refuse_unread(config: Any) -> None:
@@ -67,8 +68,7 @@ class GreedyDecoder:
     """The greedy path through one LLaMA decoder.
 
     Args:
-        llama: any LLaMA-family model without biases, on the CPU; its weights are copied in `dtype`, those that have it
-            already and are not fused with others are shared.
+        llama: any LLaMA-family model without biases, on the CPU; its weights are copied in `dtype`.
         dtype: float32, or bfloat16 where the processor multiplies it natively.
 
     Raises:
@@ -88,6 +88,9 @@ class GreedyDecoder:
             tensor: Tensor = weight.detach().to(dtype).contiguous()
             return tensor
 
+        def product(*parts: Any) -> Product:
+            return Product(own(torch.cat([part.weight for part in parts])))
+
         def plain(weight: Any) -> npt.NDArray[np.float32]:
             values: npt.NDArray[np.float32] = weight.detach().float().numpy()
             return values
@@ -95,17 +98,17 @@ class GreedyDecoder:
         self.layers = [
             _Layer(
                 plain(block.input_layernorm.weight),
-                own(torch.cat([getattr(block.self_attn, f"{part}_proj").weight for part in "qkv"])),
-                own(block.self_attn.o_proj.weight),
+                product(*(getattr(block.self_attn, f"{part}_proj") for part in "qkv")),
+                product(block.self_attn.o_proj),
                 plain(block.post_attention_layernorm.weight),
-                own(torch.cat([block.mlp.gate_proj.weight, block.mlp.up_proj.weight])),
-                own(block.mlp.down_proj.weight),
+                product(block.mlp.gate_proj, block.mlp.up_proj),
+                product(block.mlp.down_proj),
             )
             for block in llama.model.layers
         ]
         self.embedding = own(llama.get_input_embeddings().weight)
         self.norm = plain(llama.model.norm.weight)
-        self.head = own(llama.lm_head.weight)
+        self.head = product(llama.lm_head)
         # The model's own rotary module, so that a scaled or long-context variant rotates as it was trained to.
         positions = torch.arange(int(config.max_position_embeddings))[None]
         cosine, sine = llama.model.rotary_emb(torch.zeros(1, 1, 1), positions)
@@ -152,7 +155,7 @@ class GreedyDecoder:
                 break
             if left <= WORTH_MOVING * len(alive):  # drop finished rows
                 kept = going.nonzero()[:, 0].numpy()
-                for part in _numpy(cache.flatten(0, 1)):
+                for part in bits_of(cache.flatten(0, 1)):
                     keep_rows(part, kept, position)
                 alive, token, going = alive[going], token[going], going[going]
             token = choose(self._advance(self.embedding[token][:, None].float(), cache, position))
@@ -169,62 +172,27 @@ class GreedyDecoder:
         added = torch.zeros(rows, length, width, dtype=self.dtype)
         for layer, kept in zip(self.layers, cache, strict=True):
             _normalise(x, added, layer.input_norm, self.epsilon, normed)
-            qkv = nn.functional.linear(normed, layer.qkv)
-            if length == 1:
-                keys, values = _numpy(kept)
-                attend(_numpy(qkv[:, 0]), self.cosine, self.sine, keys, values, position, _numpy(read[:, 0]))
-            elif layer is not self.layers[-1]:
-                self._open(qkv, kept, read)
-            else:  # behind the last keys and values, nothing but the last token matters
+            qkv = layer.qkv(normed)
+            keys, values = bits_of(kept)
+            if (
+                length > 1 and layer is self.layers[-1]
+            ):  # behind its keys and values, only the last token matters
                 x, normed, read = (part[:, -1:].contiguous() for part in (x, normed, read))
-                self._open(qkv, kept, read)
-            added = nn.functional.linear(read, layer.out)
+            attend(bits_of(qkv), self.cosine, self.sine, position, keys, values, bits_of(read))
+            added = layer.out(read)
             _normalise(x, added, layer.post_norm, self.epsilon, normed)
-            gate, up = nn.functional.linear(normed, layer.gate_up).chunk(2, -1)
-            added = nn.functional.linear(nn.functional.silu(gate).mul_(up), layer.down)
+            gate, up = layer.gate_up(normed).chunk(2, -1)
+            added = layer.down(nn.functional.silu(gate).mul_(up))
         _normalise(x, added, self.norm, self.epsilon, normed)
-        return nn.functional.linear(normed[:, -1], self.head)
-
-    def _open(self, qkv: Tensor, kept: Tensor, read: Tensor) -> None:
-        """`attend` for the T tokens that a row begins with, [B, T, (H + 2 K) E], at positions 0 to T - 1.
-
-        Args:
-            qkv: queries, keys and values.
-            kept: gets keys and values.
-            read: gets what the last of the tokens read, as many as it has room for.
-        """
-        rows, length, _ = qkv.shape
-        asking = read.shape[1]
-        cosine, sine = torch.from_numpy(self.cosine[:length]), torch.from_numpy(self.sine[:length])
-        heads = [self.heads, self.kv_heads, self.kv_heads]
-        q, k, v = torch.split(
-            qkv.view(rows, length, -1, self.head_dim).transpose(1, 2).float(), heads, 1
-        )  # [B, heads, T, E]
-        k = _rotate(k, cosine, sine)
-        kept[0, :rows, :, :length], kept[1, :rows, :, :length] = k, v
-        q = _rotate(q[:, :, -asking:], cosine[-asking:], sine[-asking:])
-        # The queries of the heads that share a key are rows of one product; small ones are faster in float32.
-        together = q.reshape(rows * self.kv_heads, -1, self.head_dim)
-        scores = torch.bmm(together, k.flatten(0, 1).transpose(1, 2)).mul_(self.head_dim**-0.5)
-        later = torch.ones(length, length, dtype=torch.bool).triu(1)[-asking:]
-        scores.view(len(scores), -1, asking, length).masked_fill_(later, -torch.inf)
-        seen = torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(rows, self.heads, asking, self.head_dim)
-        read.view(rows, asking, self.heads, self.head_dim).copy_(seen.transpose(1, 2))
+        return self.head(normed[:, -1])
 
 
 def _normalise(x: Tensor, added: Tensor, weight: Any, epsilon: float, out: Tensor) -> None:
     width = x.shape[-1]
     normalise(
-        x.view(-1, width).numpy(), _numpy(added.view(-1, width)), weight, epsilon, _numpy(out.view(-1, width))
+        x.view(-1, width).numpy(),
+        bits_of(added.view(-1, width)),
+        weight,
+        epsilon,
+        bits_of(out.view(-1, width)),
     )
-
-
-def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary position embedding, in LLaMA's half-split layout."""
-    left, right = x.chunk(2, -1)
-    return x * cosine + torch.cat([-right, left], -1) * sine
-
-
-def _numpy(tensor: Tensor) -> npt.NDArray[Any]:
-    """The memory of a tensor: float32, or the bits of bfloat16."""
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -36,10 +36,6 @@ _FINE_SCALE = 16.0
 """Divides the finer features, whose standard deviation is 6.5, to that of the head's."""
 
 
-_IN_CACHE = 4
-"""Pictures that go through the large first stages together: what one layer writes, the next reads from the cache."""
-
-
 def _convolve(conv: nn.Conv2d, x: Tensor, *, clip: bool) -> Tensor:
     """A convolution, and ReLU6 where `clip`, by whatever kernel is the fastest on the device at hand."""
     learns = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
@@ -91,6 +87,8 @@ class ImageEncoder(nn.Module, ABC):
     """Features of `pool`."""
     fine_shape: tuple[int, ...]
     """Of `lower`'s output, per picture."""
+    in_cache: int = 32
+    """Pictures that go through `lower` together on a CPU: what one layer writes, the next reads from the cache."""
 
     @abstractmethod
     def squares(self, images: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
@@ -162,6 +160,7 @@ class EfficientNetLite0(ImageEncoder):
     fine_shape = (112, 14, 14)
     width = head_width + 4 * fine_shape[0]
     size = 224
+    in_cache = 4
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +175,7 @@ class EfficientNetLite0(ImageEncoder):
 
     def lower(self, pixels: Tensor) -> Tensor:
         """The stages up to stride 16: [B, 3, 224, 224] → [B, 112, 14, 14]."""
-        few = torch.split(pixels, _IN_CACHE) if pixels.device.type == "cpu" else (pixels,)
+        few = torch.split(pixels, self.in_cache) if pixels.device.type == "cpu" else (pixels,)
         return torch.cat([self.blocks[:_UPPER](_convolve(self.stem, part, clip=True)) for part in few])
 
     def upper(self, fine: Tensor) -> Tensor:
@@ -212,7 +211,7 @@ def _squares(images: Sequence[Image.Image], size: int) -> npt.NDArray[np.uint8]:
         image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR)
         for image in images
     ]
-    return np.stack([np.asarray(image.convert("RGB")) for image in resized])
+    return np.stack([np.asarray(image if image.mode == "RGB" else image.convert("RGB")) for image in resized])
 
 
 def _scaled(squares: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
     views ──digest──▶ missing? ──▶ claim ──▶ decode (bounded queue) ──▶ near-duplicate? ──batch──▶ captioner ──▶ store
                                                                             └────────reused────────────────────▶
 
-A batch is `batch_size` pictures for each of the captioner's lanes, up to 256. At most 4 batches of pictures are in
-memory; captions are nowhere but in the store.
+A batch is `batch_size` pictures for each of the captioner's lanes, up to 256. A captioner with lanes gets the next
+batch before it is done with one, so that none of them waits. At most 5 batches of pictures are in memory; captions are
+nowhere but in the store.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ IMAGE_SIZE = 448
 """Shorter side in pixels for a captioner that names no `image_size`; bounds the memory of the queue."""
 _MOST_A_CALL = 256
 """Pictures that lanes raise a batch to at most: what is captioned in one call is kept in one commit."""
+_CALLS = 2
+"""Calls of a captioner with lanes at a time: the second is there when the first one's last lanes finish."""
 _WINDOW = 256
 """Files digested and looked up together."""
 _POLL_SECONDS = 0.2
@@ -92,6 +95,9 @@ class _Picture(NamedTuple):
     sign: Sign | None
 
 
+_Batch = list[_Picture]
+
+
 class _Answer(NamedTuple):
     caption: Caption
     vector: npt.NDArray[np.float32] | None
@@ -122,8 +128,8 @@ class CaptionJob:
     ) -> None:
         self.root, self.captioner, self.store, self.options, self.bar = root, captioner, store, options, bar
         self.image_size = int(getattr(captioner, "image_size", 0)) or IMAGE_SIZE
-        side_by_side = options.batch_size * int(getattr(captioner, "lanes", 1))
-        self.batch_size = max(options.batch_size, min(side_by_side, _MOST_A_CALL))
+        self._lanes = int(getattr(captioner, "lanes", 1))
+        self.batch_size = max(options.batch_size, min(options.batch_size * self._lanes, _MOST_A_CALL))
         self.encoder = captioner.encoder_fingerprint if embeds(captioner) else ""
         self.vector_size = captioner.vector_size if embeds(captioner) else 0
         self.made: set[str] = set()
@@ -137,8 +143,11 @@ class CaptionJob:
         self._uses: Counter[View] = Counter()
         self._refused: list[CaptionRecord] = []  # permanent failures on their way to the store
         self._deferred: list[_Work] = []  # what another process is captioning
-        self._batch: list[_Picture] = []  # on its way to the captioner
-        self._followers: list[_Picture] = []  # near-duplicates of what is in the batch
+        self._batch: _Batch = []  # on its way to the captioner
+        self._asked: deque[tuple[_Batch, Future[list[_Answer | str]]]] = deque()  # with the captioner
+        self._callers: ThreadPoolExecutor | None = None  # that ask it, where it has lanes
+        self._answered = 0.0  # when it last did
+        self._followers: list[_Picture] = []  # near-duplicates of what is in a batch
         self._copies: list[tuple[CaptionRecord, _Work, npt.NDArray[np.float32] | None]] = []
         self._index = None if options.similar is None else HashIndex(options.similar)
         # With `force`, what is to be made again is no source of a caption: only what this run makes is.
@@ -156,6 +165,8 @@ class CaptionJob:
         pool = ThreadPoolExecutor(processes or threads, thread_name_prefix="captionary-media")
         # Digesting must not wait behind workers: it decides what they get next.
         reading = ThreadPoolExecutor(1, thread_name_prefix="captionary-digest") if workers else pool
+        if self._lanes > 1:
+            self._callers = ThreadPoolExecutor(_CALLS, thread_name_prefix="captionary-call")
         try:
             self._learn_signs()
             self._pass(self._digested(reading), pool, decode)
@@ -165,6 +176,8 @@ class CaptionJob:
                 if len(self._deferred) == len(waiting):
                     time.sleep(_POLL_SECONDS)
         finally:
+            if self._callers:
+                self._callers.shutdown(cancel_futures=True)
             pool.shutdown(cancel_futures=True)
             reading.shutdown(cancel_futures=True)
             if workers:
@@ -205,7 +218,7 @@ class CaptionJob:
             self._place(_Picture(work, image, sign))
             while max(len(self._batch), len(self._followers)) >= self.batch_size:
                 self._caption()
-        while self._batch or self._followers:
+        while self._batch or self._asked or self._followers:
             self._caption()
         self._keep_copies()
         self._keep_refused()
@@ -317,7 +330,7 @@ class CaptionJob:
             self._copies.append(copy)
             if len(self._copies) >= self.batch_size:
                 self._keep_copies()
-        elif any(self._is_near(picture.sign, other.sign) for other in self._batch):
+        elif any(self._is_near(picture.sign, other.sign) for other in self._unanswered()):
             self._followers.append(picture)
         else:
             self._batch.append(picture)
@@ -343,6 +356,11 @@ class CaptionJob:
             copy = CaptionRecord(work.key, record.caption, created_at=now(), source=source)
             return copy, work, vector
         return None
+
+    def _unanswered(self) -> Iterator[_Picture]:
+        yield from self._batch
+        for batch, _ in self._asked:
+            yield from batch
 
     def _is_near(self, one: Sign, other: Sign | None) -> bool:
         most = self.options.similar
@@ -380,10 +398,21 @@ class CaptionJob:
             self._refused = []
 
     def _caption(self) -> None:
-        """Caption the batch and store it; then its near-duplicates have a caption, or are in the next batch."""
+        """Caption the batch and store it; of a captioner with lanes, store the batch before meanwhile."""
         batch, self._batch = self._batch, []
+        images = [picture.image for picture in batch]
+        if self._callers is None:
+            self._settle(batch, self._attempt(images) if batch else [])
+            return
+        if batch and self._stopped is None:
+            self._asked.append((batch, self._callers.submit(self._attempt, images)))
+        while self._asked and (len(self._asked) == _CALLS or not batch or self._stopped is not None):
+            answers = self._asked[0][1].result()
+            self._settle(self._asked.popleft()[0], answers)
+
+    def _settle(self, batch: _Batch, answers: list[_Answer | str]) -> None:
+        """Store what the captioner said; near-duplicates then have a caption, or are in the next batch."""
         records, vectors, signs, given_up = [], {}, {}, []
-        answers = self._attempt([picture.image for picture in batch]) if batch else []
         for (work, _, sign), answer in zip(batch, answers, strict=True):
             if isinstance(answer, str):
                 self.not_kept[work.key] = ("captioner_error", answer)
@@ -413,7 +442,7 @@ class CaptionJob:
         self._put(records, vectors, signs)
         if given_up:
             self.store.release(given_up)
-        if self._stopped is not None:
+        if self._stopped is not None and not self._asked:
             raise self._stopped
         self._learn_signs()
         followers, self._followers = self._followers, []
@@ -451,7 +480,8 @@ class CaptionJob:
             if len(images) == 1:
                 return [" ".join(f"{type(error).__name__}: {error}".split())[:200]]
             return [answer for image in images for answer in self._attempt([image])]
-        share = (time.perf_counter() - started) * 1000 / len(images)
+        began, self._answered = max(started, self._answered), time.perf_counter()
+        share = (self._answered - began) * 1000 / len(images)
         return [
             _Answer(caption, vectors[i] if vectors is not None else None, share)
             for i, caption in enumerate(captions)

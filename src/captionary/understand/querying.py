@@ -16,16 +16,9 @@ from torch import Tensor, nn
 
 from captionary.understand.device import CPU
 from captionary.understand.mmllm import MultimodalLLM
+from captionary.understand.products import Product
 
 __all__ = ["QueryReader"]
-
-
-class _Linear(NamedTuple):
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight, self.bias)
 
 
 class _Norm(NamedTuple):
@@ -38,17 +31,17 @@ class _Norm(NamedTuple):
 
 
 class _Attention(NamedTuple):
-    asks: _Linear
+    asks: Product
     """Queries, and where they look at each other keys and values too."""
-    out: _Linear
+    out: Product
     norm: _Norm
 
 
 class _Layer(NamedTuple):
     own: _Attention
     cross: _Attention | None
-    up: _Linear
-    down: _Linear
+    up: Product
+    down: Product
     norm: _Norm
 
 
@@ -74,9 +67,9 @@ class QueryReader:
         def there(weight: Tensor) -> Tensor:
             return weight.detach().to(device, dtype)
 
-        def linear(*parts: Any) -> _Linear:
+        def linear(*parts: Any) -> Product:
             weight, bias = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
-            return _Linear(there(weight), there(bias))
+            return Product(there(weight), there(bias))
 
         def norm(part: Any) -> _Norm:
             return _Norm(there(part.weight), there(part.bias), float(part.eps))
@@ -120,14 +113,13 @@ class QueryReader:
             return self._read(grid)
 
     def _read(self, grid: Tensor) -> Tensor:
-        rows = len(grid)
         seen = grid.to(self.dtype)
         seen = (
             self._grid_norm(seen) if self._look is None else self._grid_norm(self._look(seen)) + self._place
         )
         width = self._start.shape[-1]
         told = iter(torch.split(self._told(seen), width, -1))  # keys, values, keys, … of [B, cells, Dq]
-        x = self._start.expand(rows, -1, -1)
+        x = self._start  # [1, Q, D]: until the queries have seen a picture, the same for all
         for number, layer in enumerate(self._layers):
             if number:
                 x = self._among(layer.own, x)
@@ -141,12 +133,12 @@ class QueryReader:
         return own.norm(own.out(self._attend(*own.asks(x).chunk(3, -1))) + x)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[B, Q, D] of queries over [B, S, D] of keys and values."""
+        """[B, Q, D] or [1, Q, D] of queries over [B, S, D] of keys and values."""
 
         def split(x: Tensor) -> Tensor:
             return x.view(*x.shape[:-1], self._heads, -1).transpose(1, 2)
 
-        q, k, v = split(q), split(k), split(v)
+        q, k, v = split(q.expand(len(k), -1, -1)), split(k), split(v)
         if self._fused:
             return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         q, k, v = q.float(), k.float(), v.float()
