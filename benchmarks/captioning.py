@@ -1,6 +1,6 @@
 """How fast the built-in captioner is, beside the plain `generate` loop of transformers with the same weights.
 
-    python benchmarks/captioning.py [--images 512] [--rounds 5] [--quick]
+    python benchmarks/captioning.py [--images 1024] [--rounds 5] [--quick]
 
 Both sides open the same picture files of world scenes and end with captions as text; each in a process of its own, in
 turns, with all cores. Ours is the caption stage as `captionary caption` runs it, store included. The plain loop calls
@@ -36,7 +36,7 @@ if sys.argv[3] == "32":
 def run(some, to):
     items = pa.table({"item_id": list(range(len(some))), "media": [[name] for name in some]})
     return caption_items(items, root, captioner, CaptionStore(to), progress=False)
-run(names[:32], store / "warm.sqlite")
+run(names[:64], store / "warm.sqlite")
 began = time.monotonic()
 report = run(names, store / "store.sqlite")
 seconds = time.monotonic() - began
@@ -101,7 +101,7 @@ print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_mb": peak, "said":
 def main() -> None:
     """Measure both sides in turns and write benchmarks/results/captioning.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="few pictures, once, nothing written")
     args = parser.parse_args()

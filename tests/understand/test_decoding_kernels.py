@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from captionary.understand.decoding_kernels import _exponentials, attend, bits_of, keep_rows, normalise
+from captionary.understand.bfloat import bits_of
+from captionary.understand.decoding_kernels import _exponentials, attend, keep_rows, normalise
 
 TYPES = pytest.mark.parametrize(
     ("dtype", "close"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)], ids=["float32", "bfloat16"]

@@ -27,12 +27,13 @@ from captionary.understand.device import choose_device
 from captionary.understand.device_decoding import DeviceDecoder
 from captionary.understand.encoder import EfficientNetLite0
 from captionary.understand.mmllm import MultimodalLLM
+from captionary.understand.quantised import quantised_lower
 from captionary.understand.querying import QueryReader
 
 __all__ = ["CHECKPOINT", "BuiltinCaptioner"]
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "builtin"
-_DECODING = "greedy-2"
+_DECODING = "greedy-3"
 """Raise the number when a change of code may change a caption."""
 _RESIZING = 8
 """Threads at most that make squares of pictures for a device, which would wait for one."""
@@ -95,6 +96,8 @@ class BuiltinCaptioner:
             if on_cpu
             else DeviceDecoder(model.decoder, self._dtype, self.device)
         )
+        quantised = quantised_lower(model.encoder) if on_cpu and self._dtype == torch.bfloat16 else None
+        self._lower: Callable[[Tensor], Tensor] = quantised or model.encoder.lower
         self._encoder = model.encoder.to(self.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         del model.decoder, model.qformer  # of which reader and decoder have what they need
         weights = hashlib.blake2b((checkpoint / "model.safetensors").read_bytes(), digest_size=16).hexdigest()
@@ -170,7 +173,7 @@ class BuiltinCaptioner:
             few = [
                 images[start : start + encoder.in_cache] for start in range(0, len(images), encoder.in_cache)
             ]
-            fine = [self._encoder.lower(encoder.to_pixels(part).to(self._dtype)) for part in few]
+            fine = [self._lower(encoder.to_pixels(part).to(self._dtype)) for part in few]
             return self._encoder.upper(torch.cat(fine))  # type: ignore[no-any-return]
         size = -(-len(images) // min(_RESIZING, os.cpu_count() or 1))
         parts = [images[start : start + size] for start in range(0, len(images), size)]

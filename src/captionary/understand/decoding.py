@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from captionary.errors import bad_value
-from captionary.understand.decoding_kernels import attend, bits_of, keep_rows, normalise
+from captionary.understand.bfloat import bits_of
+from captionary.understand.decoding_kernels import attend, keep_rows, normalise
 from captionary.understand.products import Product
 
 __all__ = ["WORTH_MOVING", "GreedyDecoder", "choose_token", "refuse_unread", "until_end"]

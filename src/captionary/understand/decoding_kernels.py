@@ -1,7 +1,6 @@
 """What a decoder does between its matrix products, in one pass over memory each.
 
-The arrays are float32, or the bits of bfloat16 as uint16 (numpy has no such type): the upper half of a float32's.
-Sums are made in float32 either way.
+The arrays are float32, or the bits of bfloat16 as uint16 (`bfloat.py`); sums are made in float32 either way.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -9,55 +8,15 @@ Sums are made in float32 either way.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from numba import types
-from numba.extending import overload
 
 from captionary.compiling import compiled
+from captionary.understand.bfloat import as_float, as_held
 
-__all__ = ["attend", "bits_of", "keep_rows", "normalise"]
+__all__ = ["attend", "keep_rows", "normalise"]
 
 _inline = partial(compiled, fastmath={"reassoc", "contract", "nsz"})
-
-
-def bits_of(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """The memory of a tensor: float32, or the bits of bfloat16."""
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def _float(value):
-    """What an array holds at a place, as float32; known to the compiler only."""
-    raise NotImplementedError
-
-
-@overload(_float)
-def _float_of(value):
-    if isinstance(value, types.Float):
-        return lambda value: value
-    return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
-
-
-def _as_held(value, array):
-    """A float32 as `array` holds it, rounded to even where that is bfloat16; known to the compiler only."""
-    raise NotImplementedError
-
-
-@overload(_as_held)
-def _held(value, array):
-    if isinstance(array.dtype, types.Float):
-        return lambda value, array: value
-
-    def rounded(value, array):
-        bits = np.float32(value).view(np.uint32)
-        return np.uint16(
-            (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        )
-
-    return rounded
 
 
 @_inline
@@ -67,12 +26,12 @@ def normalise(x, added, weight, epsilon, out):
     for row in range(rows):
         total = np.float32(0)
         for i in range(width):
-            value = x[row, i] + _float(added[row, i])
+            value = x[row, i] + as_float(added[row, i])
             x[row, i] = value
             total += value * value
         scale = np.float32(1) / np.sqrt(total / np.float32(width) + np.float32(epsilon))
         for i in range(width):
-            out[row, i] = _as_held(x[row, i] * scale * weight[i], out)
+            out[row, i] = as_held(x[row, i] * scale * weight[i], out)
 
 
 @_inline
@@ -80,7 +39,7 @@ def _rotate(row, cosine, sine, into):
     """Rotary position embedding, in LLaMA's half-split layout."""
     half = len(row) // 2
     for i in range(half):
-        left, right = _float(row[i]), _float(row[half + i])
+        left, right = as_float(row[i]), as_float(row[half + i])
         into[i] = left * cosine[i] - right * sine[i]
         into[half + i] = right * cosine[half + i] + left * sine[half + i]
 
@@ -112,13 +71,13 @@ def _exponentials(values, powers):
 
 @_inline
 def _look(query, keys, values, scores, powers, read):
-    """What a query [E] reads of the first S of values [*, E], by keys of that shape; scores and powers [S] are scratch."""
+    """What a query [E] reads of the first S of values [*, E], by such keys; scores and powers [S] are scratch."""
     width, seen = len(query), len(scores)
     scale = np.float32(1 / np.sqrt(width))
     for at in range(seen):
         dot = np.float32(0)
         for i in range(width):
-            dot += query[i] * _float(keys[at, i])
+            dot += query[i] * as_float(keys[at, i])
         scores[at] = dot * scale
     total = _exponentials(scores, powers)
     read[:] = 0
@@ -126,11 +85,11 @@ def _look(query, keys, values, scores, powers, read):
     for at in range(0, whole, 4):  # four at a time, so that a sum is loaded and stored a quarter as often
         p0, p1, p2, p3 = scores[at], scores[at + 1], scores[at + 2], scores[at + 3]
         for i in range(width):
-            some = p0 * _float(values[at, i]) + p1 * _float(values[at + 1, i])
-            read[i] += some + (p2 * _float(values[at + 2, i]) + p3 * _float(values[at + 3, i]))
+            some = p0 * as_float(values[at, i]) + p1 * as_float(values[at + 1, i])
+            read[i] += some + (p2 * as_float(values[at + 2, i]) + p3 * as_float(values[at + 3, i]))
     for at in range(whole, seen):
         for i in range(width):
-            read[i] += scores[at] * _float(values[at, i])
+            read[i] += scores[at] * as_float(values[at, i])
     for i in range(width):
         read[i] /= total
 
@@ -161,7 +120,7 @@ def attend(qkv, cosine, sine, first, keys, values, out):
                 position = first + at
                 _rotate(qkv[row, at, start : start + width], cosine[position], sine[position], turned)
                 for i in range(width):
-                    keys[row, group, position, i] = _as_held(turned[i], keys)
+                    keys[row, group, position, i] = as_held(turned[i], keys)
                 start += kept * width
                 values[row, group, position] = qkv[row, at, start : start + width]
             for each in range(heads // kept):
@@ -172,7 +131,7 @@ def attend(qkv, cosine, sine, first, keys, values, out):
                     end = position + 1
                     _look(turned, keys[row, group], values[row, group], scores[:end], powers, read)
                     for i in range(width):
-                        out[row, at - unasked, start + i] = _as_held(read[i], out)
+                        out[row, at - unasked, start + i] = as_held(read[i], out)
 
 
 @_inline

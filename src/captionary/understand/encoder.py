@@ -160,7 +160,7 @@ class EfficientNetLite0(ImageEncoder):
     fine_shape = (112, 14, 14)
     width = head_width + 4 * fine_shape[0]
     size = 224
-    in_cache = 4
+    in_cache = 8
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +176,16 @@ class EfficientNetLite0(ImageEncoder):
     def lower(self, pixels: Tensor) -> Tensor:
         """The stages up to stride 16: [B, 3, 224, 224] → [B, 112, 14, 14]."""
         few = torch.split(pixels, self.in_cache) if pixels.device.type == "cpu" else (pixels,)
-        return torch.cat([self.blocks[:_UPPER](_convolve(self.stem, part, clip=True)) for part in few])
+        return torch.cat([self.lower_blocks(self.begin(part)) for part in few])
+
+    def begin(self, pixels: Tensor) -> Tensor:
+        """The stem: [B, 3, 224, 224] → [B, 32, 112, 112]."""
+        return _convolve(self.stem, pixels, clip=True)
+
+    @property
+    def lower_blocks(self) -> nn.Sequential:
+        """The blocks up to stride 16."""
+        return nn.Sequential(*list(self.blocks)[:_UPPER])
 
     def upper(self, fine: Tensor) -> Tensor:
         """The rest: [B, 112, 14, 14] → features of each grid cell, row by row, [B, 49, 1728]."""

@@ -33,6 +33,7 @@ class Product:
         self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
+        """[..., in] → [..., out]."""
         if self._packed:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
             return out
