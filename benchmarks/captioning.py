@@ -30,13 +30,16 @@ from captionary.understand.captioner import CaptionerConfig, load_captioner
 from captionary.understand.store import CaptionStore
 root, store = Path(sys.argv[1]), Path(sys.argv[2])
 names = sorted(path.name for path in root.glob("*.png"))
-captioner = load_captioner(CaptionerConfig())
+config = CaptionerConfig()
+captioner = load_captioner(config)
 if sys.argv[3] == "32":
     type(captioner._model).end_id = -1
 def run(some, to):
     items = pa.table({"item_id": list(range(len(some))), "media": [[name] for name in some]})
-    return caption_items(items, root, captioner, CaptionStore(to), progress=False)
-run(names[:64], store / "warm.sqlite")
+    return caption_items(
+        items, root, captioner, CaptionStore(to), batch_size=config.pictures, progress=False
+    )
+run(names[:128], store / "warm.sqlite")
 began = time.monotonic()
 report = run(names, store / "store.sqlite")
 seconds = time.monotonic() - began

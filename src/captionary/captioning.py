@@ -175,7 +175,7 @@ def _work(
             dataset.root,
             captioner,
             store,
-            batch_size=config.captioner.batch_size,
+            batch_size=config.captioner.pictures,
             progress=True,
             views=views,
             locate=find,

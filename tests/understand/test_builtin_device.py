@@ -9,6 +9,7 @@ from PIL import Image
 from tests.rank.pretend_cuda import CUDA, Pretended, pretended
 from tests.understand.tiny_mmllm import CONFIG, tiny_tokenizer
 
+from captionary.understand import builtin
 from captionary.understand.builtin import CHECKPOINT, BuiltinCaptioner
 from captionary.understand.captioner import CaptionerConfig, load_captioner
 from captionary.understand.device_decoding import DeviceDecoder
@@ -33,7 +34,13 @@ def weights(captioner: BuiltinCaptioner) -> list[torch.Tensor]:
     return parts + [tensor for layer in captioner._decoder.layers for tensor in layer]
 
 
-def test_the_shipped_checkpoint_says_there_what_it_says_here(card: None) -> None:
+@pytest.fixture
+def unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU computes in bfloat16 throughout, as a device does."""
+    monkeypatch.setattr(builtin, "quantised_lower", lambda encoder: None)
+
+
+def test_the_shipped_checkpoint_says_there_what_it_says_here(card: None, unrounded: None) -> None:
     images = [scenes(12, HELD_OUT_SEED).picture(row).resize((90 + row, 70)) for row in range(12)]
     here = BuiltinCaptioner(threads=1, device="cpu")
     there = load_captioner(CaptionerConfig(batch_size=8, threads=1))  # auto
@@ -54,7 +61,7 @@ def test_the_shipped_checkpoint_says_there_what_it_says_here(card: None) -> None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_true_card_says_what_the_cpu_says() -> None:
+def test_a_true_card_says_what_the_cpu_says(unrounded: None) -> None:
     images = [scenes(32, HELD_OUT_SEED).picture(row) for row in range(32)]
     told, expected = (BuiltinCaptioner(device=name).caption_and_embed(images) for name in ("cuda", "cpu"))
     assert sum(one != other for one, other in zip(told[0], expected[0], strict=True)) <= 3

@@ -240,7 +240,7 @@ def test_who_takes_texts():
             "device == cpu, must be left out; import captions are not",
         ),
         ({"device": "cuda", "source": "openai:http://h/v1#m"}, "device == cuda, must be left out; openai"),
-        ({"batch_size": 0}, "batch_size == 0, must be >= 1; test"),
+        ({"batch_size": -1}, "batch_size == -1, must be >= 0; test"),
         ({"max_new_tokens": 0}, "max_new_tokens == 0"),
         ({"threads": -1}, "threads == -1, must be >= 0"),
         ({"sauce": "builtin"}, "did you mean"),

@@ -214,7 +214,8 @@ def test_two_jobs_on_one_store_do_no_double_work(tmp_path):
     assert len(log.read_text().splitlines()) == 100
 
 
-def test_a_captioner_that_may_not_go_on_keeps_what_it_answered(tmp_path, store):
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_captioner_that_may_not_go_on_keeps_what_it_answered(tmp_path, store, lanes):
     """A cap is reached in the second batch: its first picture is kept, nothing further asked, and the job says why."""
 
     class Capped(FakeCaptioner):
@@ -225,14 +226,64 @@ def test_a_captioner_that_may_not_go_on_keeps_what_it_answered(tmp_path, store):
             return super().caption(images)
 
     captioner = Capped()
+    captioner.lanes = lanes
     media = items_of([[name] for name in write_pictures(tmp_path, 12)])
     with pytest.raises(StoppedError, match="money spent"):
-        caption_items(media, tmp_path, captioner, store, batch_size=4, progress=False)
+        caption_items(media, tmp_path, captioner, store, batch_size=4 // lanes, progress=False)
     assert captioner.images == 5
     later = FakeCaptioner()
     report = caption_items(media, tmp_path, later, store, batch_size=4, progress=False)
     assert later.images == 7  # 12 - 4 - 1: claims of the rest were given back
     assert report.failed == {}
+
+
+def test_lanes_are_given_the_next_batch_before_they_are_done_with_one(tmp_path, store):
+    """A batch is kept while the next one is captioned, and each has its own captions."""
+    began, kept = threading.Barrier(2), threading.Event()
+
+    class Kept(CaptionStore):
+        def put_many(self, records, *rest, **more):
+            super().put_many(records, *rest, **more)
+            kept.set()
+
+    class Slow(FakeCaptioner):
+        lanes = 2
+
+        def caption(self, images):
+            number = len(self.calls)
+            answer = super().caption(images)
+            if number < 2:
+                began.wait(10)  # until both batches are with the captioner
+            if number == 1:
+                assert kept.wait(10)  # of which the first is kept while the second is not answered
+            return answer
+
+    media = items_of([[name] for name in write_pictures(tmp_path, 10)])
+    slow = Slow()
+    with Kept(store.path) as seen:
+        report = caption_items(media, tmp_path, slow, seen, batch_size=2)
+    assert slow.calls == [4, 4, 2]
+    plain = FakeCaptioner()
+    with CaptionStore(tmp_path / "plain.sqlite") as other:
+        expected = caption_items(media, tmp_path, plain, other)
+    assert column(report, "caption") == column(expected, "caption")
+    assert (report.new, report.failed) == (10, {})
+    assert not [thread for thread in threading.enumerate() if "captionary-call" in thread.name]
+
+
+def test_a_batch_that_lanes_cannot_do_is_asked_one_by_one(tmp_path, store):
+    def hook(image):
+        if image.getpixel((0, 0)) == bad:
+            raise RuntimeError("this one")
+
+    names = write_pictures(tmp_path, 12)
+    with Image.open(tmp_path / names[5]) as image:
+        bad = image.convert("RGB").getpixel((0, 0))
+    fake = FakeCaptioner(hook=hook)
+    fake.lanes = 2
+    report = caption_items(items_of([[name] for name in names]), tmp_path, fake, store, batch_size=2)
+    assert (report.new, report.failed) == (11, {"captioner_error": 1})
+    assert column(report, "detail")[5] == "RuntimeError: this one"
 
 
 @pytest.mark.parametrize(("batch_size", "lanes", "called"), [(8, 3, 24), (32, 64, 256), (500, 2, 500)])

@@ -39,10 +39,12 @@ def fake(**options) -> FakeCaptioner:
     return FakeCaptioner(**{"vector_size": 2, "image_size": 224} | options)
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
-def test_a_near_duplicate_gets_the_earlier_ones_caption(scenes, store, batch_size):
+def test_a_near_duplicate_gets_the_earlier_ones_caption(scenes, store, batch_size, lanes):
     items = items_of(names("s0", "d0", "s1", "s2", "d1", "d2", "s3", "d3"))
-    asked = fake()
+    asked = fake(seconds=0.01)
+    asked.lanes = lanes
     report = caption_items(items, scenes, asked, store, batch_size=batch_size, similar=4)
     assert asked.images == 4
     said = column(report, "caption")

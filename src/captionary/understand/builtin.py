@@ -35,6 +35,8 @@ __all__ = ["CHECKPOINT", "BuiltinCaptioner"]
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "builtin"
 _DECODING = "greedy-3"
 """Raise the number when a change of code may change a caption."""
+_FEW = 32
+"""Pictures that a CPU looks at together: more would not stay in its cache. It decodes more at a time."""
 _RESIZING = 8
 """Threads at most that make squares of pictures for a device, which would wait for one."""
 _BEGINNING = threading.Lock()
@@ -62,7 +64,7 @@ class BuiltinCaptioner:
 
     def __init__(
         self,
-        batch_size: int = 32,
+        batch_size: int = 64,
         max_new_tokens: int = 32,
         threads: int = 0,
         device: str = "auto",
@@ -90,14 +92,17 @@ class BuiltinCaptioner:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         self._dtype = torch.bfloat16 if fast or not on_cpu else torch.float32
         self._model = model
-        self._reader = QueryReader(model, self._dtype, self.device)
+        lower = quantised_lower(model.encoder) if on_cpu and self._dtype == torch.bfloat16 else None
+        self._lower: Callable[[Tensor], Tensor] = lower or model.encoder.lower
+        small = (
+            lower is not None and not model.config.decoder_settings
+        )  # a composition of our own, not another's LLaMA
+        self._reader = QueryReader(model, self._dtype, self.device, quantised=lower is not None)
         self._decoder = (
-            GreedyDecoder(model.decoder, self._dtype)
+            GreedyDecoder(model.decoder, self._dtype, quantised=small)
             if on_cpu
             else DeviceDecoder(model.decoder, self._dtype, self.device)
         )
-        quantised = quantised_lower(model.encoder) if on_cpu and self._dtype == torch.bfloat16 else None
-        self._lower: Callable[[Tensor], Tensor] = quantised or model.encoder.lower
         self._encoder = model.encoder.to(self.device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         del model.decoder, model.qformer  # of which reader and decoder have what they need
         weights = hashlib.blake2b((checkpoint / "model.safetensors").read_bytes(), digest_size=16).hexdigest()
@@ -150,11 +155,15 @@ class BuiltinCaptioner:
         """One forward pass."""
         model = self._model
         with torch.inference_mode():
-            grid = self._see(images)
+            prefixes, vectors = [], []
+            few = _FEW if self.device.type == "cpu" else len(images)
+            for start in range(0, len(images), few):
+                grid = self._see(images[start : start + few])
+                prefixes.append(self._reader(grid))
+                vectors.append(self._pool(grid))
             lines = self._decoder.decode(
-                self._reader(grid), model.prompt_ids, model.end_id, self.max_new_tokens
+                torch.cat(prefixes), model.prompt_ids, model.end_id, self.max_new_tokens
             )
-            vectors = self._pool(grid)
         read = model.config.queries + len(model.prompt_ids)
         most = min(
             self.max_new_tokens, model.config.max_length - read
@@ -164,7 +173,7 @@ class BuiltinCaptioner:
             Caption(text.strip(), read, len(line) + (len(line) < most))
             for line, text in zip(lines, texts, strict=True)
         ]
-        return said, vectors
+        return said, np.concatenate(vectors)
 
     def _see(self, images: Sequence[Image]) -> Tensor:
         """The encoder's features, on the device in its type: [B, cells, E]."""

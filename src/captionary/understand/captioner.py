@@ -160,8 +160,8 @@ class CaptionerConfig:
     """`builtin`, `builtin:FOLDER` (a checkpoint), `hf:ID` or `hf:FOLDER` (a model of transformers), `openai:URL#model` (a server), or `import:FILE` (captions by item_id or media)."""  # noqa: E501
     prompt: str = ""
     """hf, openai: a shipped prompt's name or a file's path; empty: `caption`, and none for BLIP and BLIP-2. Part of the fingerprint."""  # noqa: E501
-    batch_size: int = 32
-    """Pictures per call, ≥ 1."""
+    batch_size: int = 0
+    """Pictures per call; 0 for 64 with `builtin`, 32 with others."""
     max_new_tokens: int = 32
     """Longest caption in tokens, ≥ 1. Part of the captioner's fingerprint."""
     threads: int = 0
@@ -199,9 +199,14 @@ class CaptionerConfig:
             raise bad_value("device", self.device, "auto, cpu, cuda or cuda:NUMBER")
         if self.dtype != "auto" and self.kind != "hf":
             raise bad_value("dtype", self.dtype, "left out", where=f"source is {self.kind}, not hf:ID")
-        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("threads", 0)):
+        for name, least in (("batch_size", 0), ("max_new_tokens", 1), ("threads", 0)):
             if getattr(self, name) < least:
                 raise bad_value(name, getattr(self, name), f">= {least}")
+
+    @property
+    def pictures(self) -> int:
+        """Per call, ≥ 1."""
+        return self.batch_size or (64 if self.kind == "builtin" else 32)
 
     @property
     def kind(self) -> str:
@@ -279,7 +284,7 @@ def load_captioner(config: CaptionerConfig, base: Path = Path()) -> Captioner | 
         return HfCaptioner(
             rest,
             prompt=config.prompt,
-            batch_size=config.batch_size,
+            batch_size=config.pictures,
             max_new_tokens=config.max_new_tokens,
             device=config.device,
             dtype=config.dtype,
@@ -300,7 +305,7 @@ def load_captioner(config: CaptionerConfig, base: Path = Path()) -> Captioner | 
 
     chosen = {"checkpoint": _checkpoint(rest, base)} if rest else {}
     return BuiltinCaptioner(
-        batch_size=config.batch_size,
+        batch_size=config.pictures,
         max_new_tokens=config.max_new_tokens,
         threads=config.threads,
         device=config.device,

@@ -19,13 +19,17 @@ from transformers import LlamaForCausalLM
 from captionary.errors import bad_value
 from captionary.understand.bfloat import bits_of
 from captionary.understand.decoding_kernels import attend, keep_rows, normalise
-from captionary.understand.products import Product
+from captionary.understand.products import Product, QuantisedProduct, widest_behind
 
 __all__ = ["WORTH_MOVING", "GreedyDecoder", "choose_token", "refuse_unread", "until_end"]
 
 
 WORTH_MOVING = 0.75
 """Finished rows are dropped, which copies the cache, when at most this share of the rows goes on."""
+
+
+_OPENED = 32
+"""Rows whose first tokens are read together: more would not stay in the cache."""
 
 
 class _Layer(NamedTuple):
@@ -37,6 +41,9 @@ class _Layer(NamedTuple):
     gate_up: Product
     """To gate and up, 2 · F."""
     down: Product
+    opening_qkv: Product | QuantisedProduct
+    """For the tokens that a row begins with, which are many."""
+    opening_gate_up: Product | QuantisedProduct
 
 
 def refuse_unread(config: Any) -> None:
@@ -71,12 +78,16 @@ class GreedyDecoder:
     Args:
         llama: any LLaMA-family model without biases, on the CPU; its weights are copied in `dtype`.
         dtype: float32, or bfloat16 where the processor multiplies it natively.
+        quantised: whether what a norm keeps in bounds is multiplied as 8-bit integers, for the tokens that a row begins
+            with; for small models of our own, in bfloat16: large ones have single values far out.
 
     Raises:
         CaptionaryError: the model has biases, or another activation than SiLU.
     """
 
-    def __init__(self, llama: LlamaForCausalLM, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, llama: LlamaForCausalLM, dtype: torch.dtype = torch.float32, *, quantised: bool = False
+    ) -> None:
         config = llama.config
         refuse_unread(config)
         self.heads = int(config.num_attention_heads)
@@ -96,17 +107,28 @@ class GreedyDecoder:
             values: npt.NDArray[np.float32] = weight.detach().float().numpy()
             return values
 
-        self.layers = [
-            _Layer(
-                plain(block.input_layernorm.weight),
-                product(*(getattr(block.self_attn, f"{part}_proj") for part in "qkv")),
-                product(block.self_attn.o_proj),
-                plain(block.post_attention_layernorm.weight),
-                product(block.mlp.gate_proj, block.mlp.up_proj),
-                product(block.mlp.down_proj),
+        def opening(made: Product, norm: Any, *parts: Any) -> Product | QuantisedProduct:
+            if not quantised:
+                return made
+            return QuantisedProduct(torch.cat([part.weight for part in parts]), None, widest_behind(norm))
+
+        self.layers = []
+        for block in llama.model.layers:
+            asks = [getattr(block.self_attn, f"{part}_proj") for part in "qkv"]
+            rises = [block.mlp.gate_proj, block.mlp.up_proj]
+            qkv, gate_up = product(*asks), product(*rises)
+            self.layers.append(
+                _Layer(
+                    plain(block.input_layernorm.weight),
+                    qkv,
+                    product(block.self_attn.o_proj),
+                    plain(block.post_attention_layernorm.weight),
+                    gate_up,
+                    product(block.mlp.down_proj),
+                    opening(qkv, block.input_layernorm, *asks),
+                    opening(gate_up, block.post_attention_layernorm, *rises),
+                )
             )
-            for block in llama.model.layers
-        ]
         self.embedding = own(llama.get_input_embeddings().weight)
         self.norm = plain(llama.model.norm.weight)
         self.head = product(llama.lm_head)
@@ -144,7 +166,9 @@ class GreedyDecoder:
         room = min(start + max_new_tokens, len(self.cosine))
         shape = (len(self.layers), 2, rows, self.kv_heads, room, self.head_dim)
         cache = torch.empty(shape, dtype=self.dtype)
-        token = choose(self._advance(x, cache, 0))
+        parts = range(0, rows, _OPENED)
+        begun = [self._advance(x[at : at + _OPENED], cache[:, :, at : at + _OPENED], 0) for at in parts]
+        token = choose(torch.cat(begun))
         said = torch.full((rows, room - start), end)
         alive = torch.arange(rows)
         going = torch.ones(rows, dtype=torch.bool)
@@ -173,7 +197,7 @@ class GreedyDecoder:
         added = torch.zeros(rows, length, width, dtype=self.dtype)
         for layer, kept in zip(self.layers, cache, strict=True):
             _normalise(x, added, layer.input_norm, self.epsilon, normed)
-            qkv = layer.qkv(normed)
+            qkv = (layer.opening_qkv if length > 1 else layer.qkv)(normed)
             keys, values = bits_of(kept)
             if (
                 length > 1 and layer is self.layers[-1]
@@ -182,7 +206,7 @@ class GreedyDecoder:
             attend(bits_of(qkv), self.cosine, self.sine, position, keys, values, bits_of(read))
             added = layer.out(read)
             _normalise(x, added, layer.post_norm, self.epsilon, normed)
-            gate, up = layer.gate_up(normed).chunk(2, -1)
+            gate, up = (layer.opening_gate_up if length > 1 else layer.gate_up)(normed).chunk(2, -1)
             added = layer.down(nn.functional.silu(gate).mul_(up))
         _normalise(x, added, self.norm, self.epsilon, normed)
         return self.head(normed[:, -1])

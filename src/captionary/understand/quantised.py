@@ -12,16 +12,15 @@ would gain nothing.
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from captionary.compiling import compiled
-from captionary.understand.bfloat import as_float, bits_of
+from captionary.understand.bfloat import bits_of
 from captionary.understand.encoder import EfficientNetLite0, ImageEncoder
+from captionary.understand.products import STEPS, ZERO, round_to_steps, weight_in_steps
 
 __all__ = ["QuantisedLower", "quantised_lower"]
 
@@ -29,8 +28,6 @@ _LOWER_DIGEST = "cdef7bb5c76e56de"
 """Of the pretrained lower stages as float16, to which `_WIDEST` belongs; they are never trained."""
 _WIDEST = (60.0, 88.0, 90.0, 56.0, 62.0, 50.0, 50.0, 50.0, 54.0, 52.0)
 """Of |x| before blocks 1 to 10, in 2,000 photographs, posters, shop pictures and drawn scenes; what is wider is cut."""
-_ZERO, _STEPS = 128, 127
-"""The integer of 0 among 0 to 255, and steps on either side."""
 _CLIPPED = 6.0 / 255
 """A step behind ReLU6."""
 
@@ -47,13 +44,11 @@ class _Convolution:
     """A convolution of 8-bit integers; to such, behind ReLU6, or to bfloat16."""
 
     def __init__(self, conv: Any, step: float, zero: int, out: torch.dtype) -> None:
-        weight: Tensor = conv.weight.detach().float()
-        self._steps = weight.abs().amax((1, 2, 3)).clamp_min(1e-8) / _STEPS
-        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        rounded, self._steps = weight_in_steps(conv.weight, keep_sums=conv.groups > 1)
+        self._zeros = torch.zeros(len(rounded), dtype=torch.int32)
         self._bias = conv.bias.detach().float()
         self._shape = (list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
         self._seen = (step, zero)
-        rounded = (weight / self._steps[:, None, None, None]).round().to(torch.int8)
         self._weight = torch.ops.onednn.qconv_prepack(rounded, self._steps, step, zero, *self._shape, None)
         # Integers end where ReLU6 does: at 0, and at 255 steps.
         self._made = (_CLIPPED, 0, out, "relu") if out == torch.uint8 else (1.0, 0, out, "none")
@@ -97,8 +92,8 @@ class QuantisedLower:
         blocks: list[Any] = list(encoder.lower_blocks)[1:]
         self._blocks = [
             _Block(
-                widest / _STEPS,
-                _Convolution(block.expand, widest / _STEPS, _ZERO, torch.uint8),
+                widest / STEPS,
+                _Convolution(block.expand, widest / STEPS, ZERO, torch.uint8),
                 _Convolution(block.depthwise, _CLIPPED, 0, torch.uint8),
                 _Convolution(block.project, _CLIPPED, 0, torch.bfloat16),
                 block.residual,
@@ -111,7 +106,7 @@ class QuantisedLower:
         x: Tensor = self._encoder.blocks[0](self._encoder.begin(pixels))
         for block in self._blocks:
             rounded = torch.empty_like(x, dtype=torch.uint8)
-            _round(_flat(x), np.float32(1 / block.step), _flat(rounded))
+            round_to_steps(_flat(x), np.float32(1 / block.step), _flat(rounded))
             y = block.project(block.depthwise(block.expand(rounded)))
             x = x + y if block.residual else y
         return x
@@ -120,14 +115,6 @@ class QuantisedLower:
 def _flat(x: Tensor) -> Any:
     """The memory of a tensor whose channels are last."""
     return bits_of(x.permute(0, 2, 3, 1).view(-1))
-
-
-@partial(compiled, fastmath={"contract"})
-def _round(x, per_step, out):  # type: ignore[no-untyped-def]
-    """The nearest integer of each value: bits of bfloat16 [N] → uint8 [N]."""
-    for i in range(len(x)):
-        steps = np.floor(as_float(x[i]) * per_step + np.float32(_ZERO + 0.5))
-        out[i] = np.uint8(min(max(steps, np.float32(0)), np.float32(255)))
 
 
 def _digest(encoder: EfficientNetLite0) -> str:

@@ -16,9 +16,13 @@ from torch import Tensor, nn
 
 from captionary.understand.device import CPU
 from captionary.understand.mmllm import MultimodalLLM
-from captionary.understand.products import Product
+from captionary.understand.products import Product, QuantisedProduct, widest_behind
 
 __all__ = ["QueryReader"]
+
+
+_CLIPPED = 6.0
+"""Behind ReLU6; the finer features beside are divided to such a size."""
 
 
 class _Norm(NamedTuple):
@@ -30,8 +34,11 @@ class _Norm(NamedTuple):
         return nn.functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
 
 
+_Map = Product | QuantisedProduct
+
+
 class _Attention(NamedTuple):
-    asks: Product
+    asks: _Map
     """Queries, and where they look at each other keys and values too."""
     out: Product
     norm: _Norm
@@ -40,7 +47,7 @@ class _Attention(NamedTuple):
 class _Layer(NamedTuple):
     own: _Attention
     cross: _Attention | None
-    up: Product
+    up: _Map
     down: Product
     norm: _Norm
 
@@ -52,6 +59,7 @@ class QueryReader:
         model: on the CPU; its weights are copied to `device` in `dtype`.
         dtype: float32, or bfloat16 where it is multiplied natively.
         device: any of torch's.
+        quantised: whether what a norm (or ReLU6) keeps in bounds is multiplied as 8-bit integers; on a CPU, bfloat16.
         fused: whether attention is one operation of torch; None: on all devices but the CPU, where small products in
             float32 are faster.
     """
@@ -62,20 +70,28 @@ class QueryReader:
         dtype: torch.dtype = torch.float32,
         device: torch.device = CPU,
         *,
+        quantised: bool = False,
         fused: bool | None = None,
     ) -> None:
         def there(weight: Tensor) -> Tensor:
             return weight.detach().to(device, dtype)
 
+        def joined(parts: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+            return torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+
         def linear(*parts: Any) -> Product:
-            weight, bias = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+            weight, bias = joined(parts)
             return Product(there(weight), there(bias))
+
+        def bounded(widest: float, *parts: Any) -> _Map:
+            return QuantisedProduct(*joined(parts), widest) if quantised else linear(*parts)
 
         def norm(part: Any) -> _Norm:
             return _Norm(there(part.weight), there(part.bias), float(part.eps))
 
-        def attention(part: Any, *asks: Any) -> _Attention:
-            return _Attention(linear(*asks), linear(part.output.dense), norm(part.output.LayerNorm))
+        def attention(part: Any, before: Any, *asks: Any) -> _Attention:
+            asked = bounded(widest_behind(before), *asks)
+            return _Attention(asked, linear(part.output.dense), norm(part.output.LayerNorm))
 
         self.dtype = dtype
         self._fused = device.type != "cpu" if fused is None else fused
@@ -83,25 +99,28 @@ class QueryReader:
         blocks: list[Any] = list(model.qformer.encoder.layer)
         crossed = [block.crossattention for block in blocks if block.has_cross_attention]
         self._layers = []
+        before = model.qformer.layernorm
         for block in blocks:
             own, cross = block.attention, block.crossattention if block.has_cross_attention else None
+            looked = (cross or own).output.LayerNorm
             self._layers.append(
                 _Layer(
-                    attention(own, own.attention.query, own.attention.key, own.attention.value),
-                    None if cross is None else attention(cross, cross.attention.query),
-                    linear(block.intermediate_query.dense),
+                    attention(own, before, own.attention.query, own.attention.key, own.attention.value),
+                    None if cross is None else attention(cross, own.output.LayerNorm, cross.attention.query),
+                    bounded(widest_behind(looked), block.intermediate_query.dense),
                     linear(block.output_query.dense),
                     norm(block.output_query.LayerNorm),
                 )
             )
-        self._told = linear(
-            *(part for each in crossed for part in (each.attention.key, each.attention.value))
-        )
-        self._projection = linear(model.language_projection)
+            before = block.output_query.LayerNorm
+        placed = 0.0 if model.config.vision else float(model.grid_position.detach().abs().max())
+        told = (part for each in crossed for part in (each.attention.key, each.attention.value))
+        self._told = bounded(widest_behind(model.grid_norm) + placed, *told)
+        self._projection = bounded(widest_behind(before), model.language_projection)
         self._look: Any = None
         self._grid_norm = norm(model.grid_norm)
         if model.config.vision is None:
-            self._look = linear(model.grid_projection)
+            self._look = bounded(_CLIPPED, model.grid_projection)
             self._place = there(model.grid_position)
         with torch.inference_mode():
             queries: Tensor = model.qformer.layernorm(model.query.detach())  # [1, Q, Dq]
