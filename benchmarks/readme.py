@@ -114,7 +114,7 @@ def captioning_table(result: dict[str, Any]) -> str:
     rows += [
         "",
         f"{times} times as fast with the same weights on {figures['images']} world scenes; its own captions, of a dozen "
-        f"tokens, are the same for {figures['same_captions']} (bf16 here, float32 there). {where(result)}",
+        f"tokens, are the same for {figures['same_captions']} (8-bit and bf16 here, float32 there). {where(result)}",
     ]
     return "\n".join(rows)
 

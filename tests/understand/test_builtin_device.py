@@ -37,7 +37,7 @@ def weights(captioner: BuiltinCaptioner) -> list[torch.Tensor]:
 @pytest.fixture
 def unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU computes in bfloat16 throughout, as a device does."""
-    monkeypatch.setattr(builtin, "quantised_lower", lambda encoder: None)
+    monkeypatch.setattr(builtin, "quantised_encoder", lambda encoder: None)
 
 
 def test_the_shipped_checkpoint_says_there_what_it_says_here(card: None, unrounded: None) -> None:

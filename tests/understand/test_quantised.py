@@ -1,4 +1,4 @@
-"""The encoder's lower stages in 8 bits: near the float ones, the same for any batch, and only where they belong."""
+"""The encoder's blocks in 8 bits: near the float ones, the same for any batch, and only where they belong."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from captionary.understand.builtin import CHECKPOINT, BuiltinCaptioner
 from captionary.understand.encoder import EfficientNetLite0
 from captionary.understand.mmllm import MultimodalLLM
 from captionary.understand.products import round_to_steps
-from captionary.understand.quantised import QuantisedLower, _Convolution, quantised_lower
+from captionary.understand.quantised import QuantisedEncoder, _Convolution, quantised_encoder
 from captionary.understand.recipe import HELD_OUT_SEED
 from captionary.understand.training_data import scenes
 
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def lower() -> QuantisedLower:
+def looks() -> QuantisedEncoder:
     encoder = MultimodalLLM.load(CHECKPOINT).encoder
-    made = quantised_lower(encoder)
+    made = quantised_encoder(encoder)
     assert made is not None
     encoder.to(torch.bfloat16, memory_format=torch.channels_last)
     return made
@@ -35,25 +35,25 @@ def pixels() -> torch.Tensor:
     return EfficientNetLite0().to_pixels([data.picture(row) for row in range(8)])
 
 
-def test_features_are_near_the_float_ones(lower: QuantisedLower, pixels: torch.Tensor) -> None:
+def test_features_are_near_the_float_ones(looks: QuantisedEncoder, pixels: torch.Tensor) -> None:
     encoder = MultimodalLLM.load(CHECKPOINT).encoder
     with torch.inference_mode():
         expected = encoder.lower(pixels)
-        found = lower(pixels.bfloat16())
+        found = looks.lower(pixels.bfloat16())
         assert found.dtype == torch.bfloat16
         assert found.shape == expected.shape
         error = (found.float() - expected).norm() / expected.norm()
         assert 0.001 < error < 0.12
-        one, other = (encoder.pool(encoder.upper(fine)) for fine in (expected, found.float()))
+        one, other = encoder.pool(encoder.upper(expected)), encoder.pool(looks.upper(found).float())
         assert nn.functional.cosine_similarity(one, other).min() > 0.985
         # Far nearer than to any other picture.
         assert nn.functional.cosine_similarity(one, other.roll(1, 0)).max() < 0.95
 
 
-def test_a_picture_is_the_same_in_any_batch(lower: QuantisedLower, pixels: torch.Tensor) -> None:
+def test_a_picture_is_the_same_in_any_batch(looks: QuantisedEncoder, pixels: torch.Tensor) -> None:
     with torch.inference_mode():
-        together = lower(pixels.bfloat16())
-        alone = torch.cat([lower(pixel[None].bfloat16()) for pixel in pixels])
+        together = looks.upper(looks.lower(pixels.bfloat16()))
+        alone = torch.cat([looks.upper(looks.lower(pixel[None].bfloat16())) for pixel in pixels])
     assert torch.equal(together, alone)
 
 
@@ -86,17 +86,17 @@ def test_a_convolution_is_that_of_its_integers(zero: int) -> None:
 
 
 def test_other_weights_and_other_processors_stay_in_floats(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert quantised_lower(EfficientNetLite0()) is None
-    assert isinstance(BuiltinCaptioner(threads=1, device="cpu")._lower, QuantisedLower)
+    assert quantised_encoder(EfficientNetLite0()) is None
+    assert isinstance(BuiltinCaptioner(threads=1, device="cpu")._looks, QuantisedEncoder)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     plain = BuiltinCaptioner(threads=1, device="cpu")
-    assert not isinstance(plain._lower, QuantisedLower)
+    assert not isinstance(plain._looks, QuantisedEncoder)
     data = scenes(2, HELD_OUT_SEED)
     assert all(plain.caption([data.picture(row) for row in range(2)]))
 
 
 def test_steps_are_wide_enough_for_drawn_scenes(
-    monkeypatch: pytest.MonkeyPatch, lower: QuantisedLower, pixels
+    monkeypatch: pytest.MonkeyPatch, looks: QuantisedEncoder, pixels
 ) -> None:
     """What is wider is cut: next to nothing may be."""
     cut = []
@@ -107,6 +107,6 @@ def test_steps_are_wide_enough_for_drawn_scenes(
 
     monkeypatch.setattr(quantised, "round_to_steps", seen)
     with torch.inference_mode():
-        lower(pixels.bfloat16())
-    assert len(cut) == 10
+        looks.upper(looks.lower(pixels.bfloat16()))
+    assert len(cut) == 15
     assert max(cut) < 1e-4

@@ -25,9 +25,9 @@ from captionary.understand.captioner import Caption
 from captionary.understand.decoding import GreedyDecoder
 from captionary.understand.device import choose_device
 from captionary.understand.device_decoding import DeviceDecoder
-from captionary.understand.encoder import EfficientNetLite0
+from captionary.understand.encoder import EfficientNetLite0, ImageEncoder
 from captionary.understand.mmllm import MultimodalLLM
-from captionary.understand.quantised import quantised_lower
+from captionary.understand.quantised import QuantisedEncoder, quantised_encoder
 from captionary.understand.querying import QueryReader
 
 __all__ = ["CHECKPOINT", "BuiltinCaptioner"]
@@ -40,7 +40,7 @@ _FEW = 32
 _RESIZING = 8
 """Threads at most that make squares of pictures for a device, which would wait for one."""
 _BEGINNING = threading.Lock()
-"""Held while lanes begin: see `_Lanes`."""
+"""Held while lanes begin, which sets what is the process's: see `_Lanes`."""
 
 _Read = tuple[list[Caption], npt.NDArray[np.float32]]
 
@@ -92,12 +92,12 @@ class BuiltinCaptioner:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         self._dtype = torch.bfloat16 if fast or not on_cpu else torch.float32
         self._model = model
-        lower = quantised_lower(model.encoder) if on_cpu and self._dtype == torch.bfloat16 else None
-        self._lower: Callable[[Tensor], Tensor] = lower or model.encoder.lower
-        small = (
-            lower is not None and not model.config.decoder_settings
-        )  # a composition of our own, not another's LLaMA
-        self._reader = QueryReader(model, self._dtype, self.device, quantised=lower is not None)
+        small_numbers = on_cpu and self._dtype == torch.bfloat16
+        quantised = quantised_encoder(model.encoder) if small_numbers else None
+        self._looks: ImageEncoder | QuantisedEncoder = quantised or model.encoder
+        # A decoder of our own: a LLaMA from elsewhere has single values far out.
+        small = quantised is not None and not model.config.decoder_settings
+        self._reader = QueryReader(model, self._dtype, self.device, quantised=quantised is not None)
         self._decoder = (
             GreedyDecoder(model.decoder, self._dtype, quantised=small)
             if on_cpu
@@ -145,9 +145,11 @@ class BuiltinCaptioner:
         if len(parts) < 2 or self.lanes < 2:
             found = [self._read(part) for part in parts]
         else:
-            if self._threads is None or self._threads.lanes != self.lanes:
-                self._threads = _Lanes(self.lanes)
-            found = self._threads.each(self._read, parts)
+            with _BEGINNING:
+                if self._threads is None or self._threads.lanes != self.lanes:
+                    self._threads = _Lanes(self.lanes)
+                threads = self._threads
+            found = threads.each(self._read, parts)
         vectors = [vectors for _, vectors in found] or [np.zeros((0, self.vector_size), np.float32)]
         return [caption for captions, _ in found for caption in captions], np.concatenate(vectors)
 
@@ -182,8 +184,8 @@ class BuiltinCaptioner:
             few = [
                 images[start : start + encoder.in_cache] for start in range(0, len(images), encoder.in_cache)
             ]
-            fine = [self._lower(encoder.to_pixels(part).to(self._dtype)) for part in few]
-            return self._encoder.upper(torch.cat(fine))  # type: ignore[no-any-return]
+            fine = [self._looks.lower(encoder.to_pixels(part).to(self._dtype)) for part in few]
+            return self._looks.upper(torch.cat(fine))
         size = -(-len(images) // min(_RESIZING, os.cpu_count() or 1))
         parts = [images[start : start + size] for start in range(0, len(images), size)]
         with ThreadPoolExecutor(
@@ -203,6 +205,7 @@ class _Lanes:
 
     The number that a thread gives torch is also what every later thread of the process takes for its own. So lanes
     begin together, and as soon as they have their number, the process gets its own back, from a thread that learnt it.
+    Made one at a time, under `_BEGINNING`.
     """
 
     def __init__(self, lanes: int) -> None:
@@ -215,7 +218,7 @@ class _Lanes:
             begun.wait()
 
         self._pool = ThreadPoolExecutor(lanes, "captionary-lane", begin)
-        with _BEGINNING, ThreadPoolExecutor(1, "captionary-threads") as plain:
+        with ThreadPoolExecutor(1, "captionary-threads") as plain:
             usual = plain.submit(torch.get_num_threads).result()
             try:
                 for _ in range(lanes):

@@ -136,7 +136,7 @@ def caption_items(
         batch_size: pictures per call of the captioner, ≥ 1; of one with `lanes` times as many, up to 256.
         progress: a bar on stderr: True, False, or None for "where stderr is a terminal".
         limits: files beyond these are refused.
-        decode_threads: read ahead while the captioner works, at most 4 calls' pictures.
+        decode_threads: read ahead while the captioner works, at most 5 calls' pictures.
         decode_processes: worker processes that do so instead; 0 for threads, None for the automatic choice.
         entries: `first` or `all` of an item's media entries.
         most: views per item with `all`.

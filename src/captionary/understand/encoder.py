@@ -189,13 +189,22 @@ class EfficientNetLite0(ImageEncoder):
 
     def upper(self, fine: Tensor) -> Tensor:
         """The rest: [B, 112, 14, 14] → features of each grid cell, row by row, [B, 49, 1728]."""
-        coarse = _convolve(self.head, self.blocks[_UPPER:](fine), clip=True)
+        return self.finish(self.upper_blocks(fine), fine)
+
+    @property
+    def upper_blocks(self) -> nn.Sequential:
+        """The blocks from stride 16 on."""
+        return nn.Sequential(*list(self.blocks)[_UPPER:])
+
+    def finish(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """The head's features beside the finer ones: [B, 320, 7, 7] and [B, 112, 14, 14] → [B, 49, 1728]."""
+        coarse = _convolve(self.head, coarse, clip=True)
         folded = nn.functional.pixel_unshuffle(fine, fine.shape[-1] // self.grid) / _FINE_SCALE
         return torch.cat([coarse, folded], 1).flatten(2).transpose(1, 2)
 
     def upper_parameters(self) -> Iterator[nn.Parameter]:
         """What `upper` multiplies with."""
-        return chain(self.blocks[_UPPER:].parameters(), self.head.parameters())
+        return chain(self.upper_blocks.parameters(), self.head.parameters())
 
     def squares(self, images: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
         """RGB pictures of any size: [B, 224, 224, 3]."""
