@@ -125,7 +125,7 @@ def ingest_run(
                 signals=run.signals,
                 gate=gate_of_stream(run.gate, items_per_day),
                 columns=site.columns,
-                batch_size=run.captioner.batch_size,
+                batch_size=run.captioner.pictures,
             ),
         )
     with site.open_store() as opened:
