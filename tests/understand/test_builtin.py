@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -126,12 +127,16 @@ def test_two_callers_at_once_leave_the_process_its_threads(captioner: BuiltinCap
     usual = torch.get_num_threads()
     image = scenes(1, HELD_OUT_SEED).picture(0)
     torch.set_num_threads(3)
+    captioner._threads = None
+    before = set(threading.enumerate())
     try:
         captioner.lanes = 2
         with ThreadPoolExecutor(4) as callers:
             told = list(callers.map(lambda _: captioner.caption([image] * 2), range(8)))
             assert set(callers.map(lambda _: torch.get_num_threads(), range(8))) == {3}
         assert all(len(captions) == 2 for captions in told)
+        lanes = [thread for thread in set(threading.enumerate()) - before if "captionary-lane" in thread.name]
+        assert len(lanes) == 2  # which all callers share
         with ThreadPoolExecutor(1) as another:
             assert another.submit(torch.get_num_threads).result() == 3
     finally:
