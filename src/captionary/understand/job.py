@@ -24,7 +24,8 @@ from PIL.Image import Image
 from tqdm import tqdm
 
 from captionary.errors import bad_value
-from captionary.understand.captioner import Caption, Captioner, StoppedError, embeds
+from captionary.understand.asking import Answer, Asker
+from captionary.understand.captioner import Captioner, embeds
 from captionary.understand.media import LIMITS, PERMANENT_REASONS, MediaError, MediaLimits, digest, locate
 from captionary.understand.similar import MAX_THRESHOLD, HashIndex, Sign, grids_agree
 from captionary.understand.store import CaptionRecord, CaptionStore, now
@@ -98,12 +99,6 @@ class _Picture(NamedTuple):
 _Batch = list[_Picture]
 
 
-class _Answer(NamedTuple):
-    caption: Caption
-    vector: npt.NDArray[np.float32] | None
-    latency_ms: float
-
-
 class CaptionJob:
     """One run of a captioner over views of media.
 
@@ -136,7 +131,7 @@ class CaptionJob:
         self.reused: set[str] = set()
         self.digests: dict[str, str] = {}
         self.unread: dict[str, MediaError] = {}
-        self._stopped: StoppedError | None = None
+        self._asker = Asker(captioner)
         self.not_kept: dict[str, tuple[str, str]] = {}
         self.started = now()
         self._settled: Counter[str] = Counter()  # views by what became of them, for the bar
@@ -144,9 +139,8 @@ class CaptionJob:
         self._refused: list[CaptionRecord] = []  # permanent failures on their way to the store
         self._deferred: list[_Work] = []  # what another process is captioning
         self._batch: _Batch = []  # on its way to the captioner
-        self._asked: deque[tuple[_Batch, Future[list[_Answer | str]]]] = deque()  # with the captioner
+        self._asked: deque[tuple[_Batch, Future[list[Answer | str]]]] = deque()  # with the captioner
         self._callers: ThreadPoolExecutor | None = None  # that ask it, where it has lanes
-        self._answered = 0.0  # when it last did
         self._followers: list[_Picture] = []  # near-duplicates of what is in a batch
         self._copies: list[tuple[CaptionRecord, _Work, npt.NDArray[np.float32] | None]] = []
         self._index = None if options.similar is None else HashIndex(options.similar)
@@ -402,15 +396,15 @@ class CaptionJob:
         batch, self._batch = self._batch, []
         images = [picture.image for picture in batch]
         if self._callers is None:
-            self._settle(batch, self._attempt(images) if batch else [])
+            self._settle(batch, self._asker(images) if batch else [])
             return
-        if batch and self._stopped is None:
-            self._asked.append((batch, self._callers.submit(self._attempt, images)))
-        while self._asked and (len(self._asked) == _CALLS or not batch or self._stopped is not None):
+        if batch and self._asker.stopped is None:
+            self._asked.append((batch, self._callers.submit(self._asker, images)))
+        while self._asked and (len(self._asked) == _CALLS or not batch or self._asker.stopped is not None):
             answers = self._asked[0][1].result()
             self._settle(self._asked.popleft()[0], answers)
 
-    def _settle(self, batch: _Batch, answers: list[_Answer | str]) -> None:
+    def _settle(self, batch: _Batch, answers: list[Answer | str]) -> None:
         """Store what the captioner said; near-duplicates then have a caption, or are in the next batch."""
         records, vectors, signs, given_up = [], {}, {}, []
         for (work, _, sign), answer in zip(batch, answers, strict=True):
@@ -442,8 +436,8 @@ class CaptionJob:
         self._put(records, vectors, signs)
         if given_up:
             self.store.release(given_up)
-        if self._stopped is not None and not self._asked:
-            raise self._stopped
+        if self._asker.stopped is not None and not self._asked:
+            raise self._asker.stopped
         self._learn_signs()
         followers, self._followers = self._followers, []
         for picture in followers:
@@ -463,46 +457,6 @@ class CaptionJob:
             signs=signs,
             replace=self.options.force,
         )
-
-    def _attempt(self, images: Sequence[Image]) -> list[_Answer | str]:
-        """An answer per picture, or what the captioner raised when it was asked about that picture alone."""
-        started = time.perf_counter()
-        try:
-            captions, vectors = self._ask(images)
-        except (
-            StoppedError
-        ) as error:  # it may not go on: what it had answered is kept, the rest is not asked again
-            self._stopped = error
-            return [
-                _Answer(c, None, 0.0) if c else str(error) for c in error.answered or [None] * len(images)
-            ]
-        except Exception as error:  # a captioner is anybody's code
-            if len(images) == 1:
-                return [" ".join(f"{type(error).__name__}: {error}".split())[:200]]
-            return [answer for image in images for answer in self._attempt([image])]
-        began, self._answered = max(started, self._answered), time.perf_counter()
-        share = (self._answered - began) * 1000 / len(images)
-        return [
-            _Answer(caption, vectors[i] if vectors is not None else None, share)
-            for i, caption in enumerate(captions)
-        ]
-
-    def _ask(self, images: Sequence[Image]) -> tuple[list[Caption], npt.NDArray[np.float32] | None]:
-        vectors = None
-        if embeds(self.captioner):
-            captions, vectors = self.captioner.caption_and_embed(images)
-            if vectors.shape != (len(images), self.vector_size):
-                raise ValueError(f"vectors of shape {vectors.shape}, not {(len(images), self.vector_size)}")
-            if not np.isfinite(vectors.astype(np.float16)).all():
-                raise ValueError("a vector that is not finite as float16")
-        else:
-            captions = self.captioner.caption(images)
-        if len(captions) != len(images):
-            raise ValueError(f"{len(captions)} captions for {len(images)} pictures")
-        for caption in captions:
-            if not isinstance(caption, Caption) or not isinstance(caption.text, str):
-                raise TypeError(f"not a Caption: {caption!r:.80}")
-        return captions, vectors
 
     def _done(self, view: View, became: str | None = None) -> None:
         """Advance the bar; None for a copy of media that are counted elsewhere."""
