@@ -29,13 +29,15 @@ _LOWER_DIGEST = "cdef7bb5c76e56de"
 _WIDEST = (60.0, 88.0, 90.0, 56.0, 62.0, 50.0, 50.0, 50.0, 54.0, 52.0) + 5 * (75.0,)
 """Of |x| before blocks 1 to 15, in 2,000 photographs, posters, shop pictures and drawn scenes; what is wider is cut.
 The last five may have been trained along with a captioner, which moves them little: the shipped one has 67 at most."""
+_OPERATIONS = ("qconv_prepack", "qconv_pointwise", "qlinear_prepack", "qlinear_pointwise")
+"""Of torch, here and in `QuantisedProduct`."""
 _CLIPPED = 6.0 / 255
 """A step behind ReLU6."""
 
 
 def quantised_encoder(encoder: ImageEncoder) -> QuantisedEncoder | None:
     """`encoder` in 8 bits; None where processor or torch have no such products, or other weights are in it."""
-    known = all(hasattr(torch.ops.onednn, name) for name in ("qconv_prepack", "qconv_pointwise"))
+    known = all(hasattr(torch.ops.onednn, name) for name in _OPERATIONS)
     if not (known and torch.cpu._is_vnni_supported() and isinstance(encoder, EfficientNetLite0)):
         return None
     return QuantisedEncoder(encoder) if _digest(encoder) == _LOWER_DIGEST else None
