@@ -71,8 +71,8 @@ class AdaptConfig:
 
     minutes: float = 10.0
     """Wall-clock budget of training."""
-    steps: int = 100_000
-    """Optimiser steps at most."""
+    passes: float = 9.0
+    """Times that each item is learnt from, at most, > 0: with more, a small catalogue is learnt by heart."""
     pictures: int = 24
     """Pictures a step."""
     learning_rate: float = 3e-4
@@ -87,6 +87,10 @@ class AdaptConfig:
     views: int = 4
     """Views of each picture: as it is, mirrored, random crops."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.passes > 0:
+            raise bad_value("passes", self.passes, "> 0")
 
 
 class Catalogue(NamedTuple):
@@ -170,7 +174,7 @@ def adapt(
     sets = [[_view(training.paths, lines, view, name) for view in range(config.views)]]
     training_config = TrainingConfig(
         minutes=config.minutes,
-        steps=config.steps,
+        steps=max(1, round(config.passes * len(training.paths) / config.pictures)),
         pictures=(config.pictures,),
         captions=(2,),
         lead=config.lead,
