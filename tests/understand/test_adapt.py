@@ -45,7 +45,7 @@ def pictures(folder: Path, n: int) -> Catalogue:
 
 def test_an_adapted_captioner_says_the_catalogues_words_of_new_items(tmp_path: Path) -> None:
     training, held_out = pictures(tmp_path / "training", 8), pictures(tmp_path / "new", 4)
-    config = AdaptConfig(minutes=5, steps=40, pictures=8, learning_rate=1e-3, words=2, own=False, views=1)
+    config = AdaptConfig(minutes=5, passes=40, pictures=8, learning_rate=1e-3, words=2, own=False, views=1)
     result = adapt(training, held_out, tmp_path / "out", config, name="walks", columns=["genres", "plot"])
     assert result.before is not None
     assert result.after is not None
@@ -64,6 +64,7 @@ def test_an_adapted_captioner_says_the_catalogues_words_of_new_items(tmp_path: P
     facts = json.loads((folder / "config.json").read_text())["facts"]
     assert facts["items"] == {"training": 8, "held_out": 4}
     assert facts["columns"] == ["genres", "plot"]
+    assert facts["training"]["steps"] == 40  # of 8 pictures: 40 passes
     assert "| **micro** | 4 |" in (folder / "MODEL_CARD.md").read_text()
 
 
@@ -121,6 +122,8 @@ def test_too_few_items_and_foreign_scripts_are_refused(tmp_path: Path) -> None:
     few = pictures(tmp_path / "few", 2)
     with pytest.raises(CaptionaryError, match="training items with text and a picture == 2, must be >= 8"):
         adapt(few, few, tmp_path / "out", AdaptConfig(pictures=8))
+    with pytest.raises(CaptionaryError, match="passes == 0, must be > 0"):
+        AdaptConfig(passes=0)
     foreign = few._replace(words=[["драма"], ["комедия"]])
     with pytest.raises(CaptionaryError, match="unknown tokens"):
         adapt(foreign, few, tmp_path / "out", AdaptConfig(pictures=2, own=False))
