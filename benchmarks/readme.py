@@ -75,7 +75,7 @@ def adapt_table(result: dict[str, Any]) -> str:
     was, now, drawn, probe = (figures[name] for name in ("as_it_was", "adapted", "drawn", "probe"))
     rows = [
         f"Genres in captions of {figures['held_out_items']:,} posters that were held out, learnt from "
-        f"{figures['training_items']:,} others in {figures['minutes']:g} minutes; average precision, a said word counting by "
+        f"{figures['training_items']:,} others in at most {figures['minutes']:g} minutes; average precision, a said word counting by "
         "its place (the first 1, the second 1/2, …); *drawn*: by the share of 32 captions drawn from the captioner that say it:\n",
         "| genre | posters | as it was | adapted | adapted, drawn | linear probe |",
         "|---|---:|---:|---:|---:|---:|",
