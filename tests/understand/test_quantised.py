@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from captionary.understand import quantised
+from captionary.understand import products
 from captionary.understand.builtin import CHECKPOINT, BuiltinCaptioner
 from captionary.understand.encoder import EfficientNetLite0
 from captionary.understand.mmllm import MultimodalLLM
@@ -105,7 +105,7 @@ def test_steps_are_wide_enough_for_drawn_scenes(
         round_to_steps(x, per_step, out)
         cut.append(np.isin(out, (0, 255)).mean())
 
-    monkeypatch.setattr(quantised, "round_to_steps", seen)
+    monkeypatch.setattr(products, "round_to_steps", seen)
     with torch.inference_mode():
         looks.upper(looks.lower(pixels.bfloat16()))
     assert len(cut) == 15

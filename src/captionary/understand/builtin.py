@@ -87,7 +87,7 @@ class BuiltinCaptioner:
         for name, tensor in sorted(model.encoder.state_dict().items()):
             seen.update(name.encode() + tensor.numpy().tobytes())
         self.encoder_fingerprint = "efficientnet-lite0-mean-" + seen.hexdigest()
-        # Device and bf16 are properties of the machine, not of the captioner: they are not part of the fingerprint, so
+        # Device and types are properties of the machine, not of the captioner: they are not part of the fingerprint, so
         # that captions made on one machine are not paid for again on another.
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         self._dtype = torch.bfloat16 if fast or not on_cpu else torch.float32

@@ -17,6 +17,7 @@ __all__ = [
     "ZERO",
     "Product",
     "QuantisedProduct",
+    "in_steps",
     "round_to_steps",
     "weight_in_steps",
     "widest_behind",
@@ -79,14 +80,19 @@ class QuantisedProduct:
 
     def __call__(self, x: Tensor) -> Tensor:
         """bfloat16 [..., in] → [..., out]."""
-        x = x.contiguous()
-        rounded = torch.empty(x.shape, dtype=torch.uint8)
-        round_to_steps(bits_of(x.view(-1)), np.float32(1 / self._step), rounded.view(-1).numpy())
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded, self._step, ZERO, self._weight, self._steps, self._zeros, self._bias,
+            in_steps(x, self._step), self._step, ZERO, self._weight, self._steps, self._zeros, self._bias,
             1.0, 0, torch.bfloat16, "none", [], "",
         )  # fmt: skip
         return out
+
+
+def in_steps(x: Tensor, step: float) -> Tensor:
+    """8-bit integers of bfloat16 [...], contiguous, in steps around `ZERO`; what is wider than `STEPS` is cut."""
+    x = x.contiguous()
+    rounded = torch.empty(x.shape, dtype=torch.uint8)
+    round_to_steps(bits_of(x.view(-1)), np.float32(1 / step), bits_of(rounded.view(-1)))
+    return rounded
 
 
 def widest_behind(norm: Any) -> float:
