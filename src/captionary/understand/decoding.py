@@ -199,9 +199,8 @@ class GreedyDecoder:
             _normalise(x, added, layer.input_norm, self.epsilon, normed)
             qkv = (layer.opening_qkv if length > 1 else layer.qkv)(normed)
             keys, values = bits_of(kept)
-            if (
-                length > 1 and layer is self.layers[-1]
-            ):  # behind its keys and values, only the last token matters
+            if length > 1 and layer is self.layers[-1]:
+                # Behind its keys and values, nothing but the last token matters.
                 x, normed, read = (part[:, -1:].contiguous() for part in (x, normed, read))
             attend(bits_of(qkv), self.cosine, self.sine, position, keys, values, bits_of(read))
             added = layer.out(read)
