@@ -156,6 +156,18 @@ def test_a_day_like_the_days_before(config, made, tmp_path):
     late.schema.check_continues(made.schema, "late")
 
 
+def test_shards_made_again_another_day_are_the_same_shards(config, made, tmp_path, monkeypatch):
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return super().now(tz) + timedelta(days=1)
+
+    monkeypatch.setattr("captionary.sharding.datetime", Tomorrow)
+    again = make_shards(config, tmp_path / "again")
+    assert again.made_of["made_at"] > made.made_of["made_at"]
+    assert again.fingerprint == made.fingerprint  # which decides the order that a training shuffles rows into
+
+
 def test_a_grown_tokenizer_keeps_its_name():
     class Known(NamedTuple):
         kind: str
@@ -207,7 +219,9 @@ def test_from_a_config_to_a_measured_ranker_and_on(path, made, tmp_path):
             for part in (before, after)
         ]
         assert int(lines[0][1]) == made.rows("eval") - half
-        assert lines[0][2] == lines[1][2]  # a rising line leaves the order
+        # A rising line turns no pair of rows round; a nearly flat one, of a ranker this small, makes a float32 tie
+        # of a pair or two.
+        assert float(lines[1][2]) == pytest.approx(float(lines[0][2]), abs=5e-3)
         assert lines[0][4] != lines[1][4]
     assert load_ranker(tmp_path / "out" / "ranker").calibration is not None
     tomorrow = datetime(2100, 1, 1, tzinfo=UTC) - timedelta(days=1)

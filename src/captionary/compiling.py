@@ -1,11 +1,17 @@
-"""How the package's kernels are compiled."""
+"""How the package's kernels are compiled, and kept on disk for the processes to come."""
+
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 
 __all__ = ["compiled"]
 
@@ -19,6 +25,42 @@ def compiled(function: Callable[..., Any], *, fastmath: Collection[str] = ()) ->
     """
     loose = set(fastmath)
     try:
-        return numba.njit(cache=True, nogil=True, fastmath=loose)(function)
+        kernel: Any = numba.njit(cache=True, nogil=True, fastmath=loose)(function)
     except RuntimeError:  # numba: "no locator available"
         return numba.njit(nogil=True, fastmath=loose)(function)
+    cache = kernel._cache
+    cache._cache_file = _FilePerSignature(cache)
+    return kernel
+
+
+class _FilePerSignature(IndexDataCacheFile):
+    """A file for each kind of arguments, named after all that its machine code hangs on.
+
+    numba numbers such files in an index. Processes that begin together on a cold cache, as trainers and workers do, may
+    take the same number for different kinds of arguments: then one of them runs, now and ever after, machine code made
+    for arguments of another layout. What cannot be read is compiled again, and a full disk costs the cache alone.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        base, locator = cache._impl.filename_base, cache._impl.locator
+        super().__init__(
+            cache_path=cache.cache_path, filename_base=base, source_stamp=locator.get_source_stamp()
+        )
+        self._base = base
+
+    def flush(self) -> None:
+        """Nothing: what is out of date has another name."""
+
+    def save(self, key: Any, data: Any) -> None:
+        with suppress(OSError):
+            self._save_data(self._name(key), data)
+
+    def load(self, key: Any) -> Any:
+        try:
+            return self._load_data(self._name(key))
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def _name(self, key: Any) -> str:
+        said = repr((self._version, self._source_stamp, key))
+        return f"{self._base}.{hashlib.blake2b(said.encode(), digest_size=12).hexdigest()}.nbc"

@@ -77,9 +77,11 @@ def test_amounts_are_calibrated_in_their_unit_and_gaps_left_out():
 def test_rows_of_one_class_or_in_perfect_or_reverse_order_stay_finite(labels):
     logits = np.linspace(-2, 2, 50)[:, None]
     for method in ("platt", "temperature"):
-        one = fit_calibration(logits, labels[:, None].astype(float), ("like",), KINDS, method).tasks["like"]
+        found = fit_calibration(logits, labels[:, None].astype(float), ("like",), KINDS, method)
+        one = found.tasks["like"]
         assert np.isfinite([one.slope, one.intercept]).all()
         assert one.slope > 0  # never turned round
+        assert (np.diff(predicted(found, logits)[:, 0]) > 0).all()
 
 
 def test_a_calibration_is_read_back_from_plain_values():

@@ -1,8 +1,5 @@
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.optional import optional
-from tests.rank.tiny_distributed import RANKER, config
+from tests.rank.tiny_distributed import RANKER, config, torchrun
 from tests.rank.tiny_shards import impressions, write_shards
 
 from captionary.commands.train_backend import checkpoint as verb
@@ -76,21 +73,7 @@ def test_two_processes_train_as_one_does(shards, tmp_path):
     fit(shards, tmp_path / "one", chosen, 5)
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(program),
-    ]
-    words += [str(shards.root), str(tmp_path / "two"), json.dumps(to_mapping(chosen))]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        words, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, [line for line in done.stderr.splitlines() if "rank0" in line][-8:]
+    torchrun(program, str(shards.root), str(tmp_path / "two"), json.dumps(to_mapping(chosen)))
 
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert [line["step"] for line in two] == list(range(1, 9))

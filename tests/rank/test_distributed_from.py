@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.optional import optional
-from tests.rank.tiny_distributed import config
+from tests.rank.tiny_distributed import config, torchrun
 from tests.rank.tiny_shards import HOUR, impressions, tiny_schema, write_shards
 
 from captionary.commands.train_backend import train
@@ -94,15 +92,9 @@ def test_two_processes_go_on_as_one_does(days, alone, team, tmp_path):
         (str(days[1].root), str(alone / "0"), str(tmp_path / "1")),
         (str(days[2].root), str(tmp_path / "1"), str(tmp_path / "2")),
     ]
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    words += [str(program), json.dumps(to_mapping(config())), json.dumps(plans)]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        words, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, [line for line in done.stderr.splitlines() if "rank0" in line][-8:]
+    torchrun(program, json.dumps(to_mapping(config())), json.dumps(plans))
 
     for day in ("1", "2"):
         np.testing.assert_allclose(losses(tmp_path / day), losses(alone / day), atol=1e-4)

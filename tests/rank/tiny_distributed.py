@@ -1,8 +1,12 @@
-"""The settings of the distributed trainings in the tests: small, with every kind of penalty, every step logged."""
+"""The distributed trainings of the tests: small, with every kind of penalty, every step logged."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from captionary.rank.fit_settings import FitConfig, OptimizerConfig, StreamConfig
@@ -27,3 +31,24 @@ def config(table: str = "rowwise_adagrad", **ranker: Any) -> FitConfig:
         optimizer=OptimizerConfig(table=table),
         stream=StreamConfig(log_steps=1, checkpoint_steps=4, keep=9),
     )
+
+
+def torchrun(program: Path, *words: str) -> None:
+    """Run a program in two processes; all that they say is in the error where one of them fails."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(program),
+            *words,
+        ],
+        env=os.environ | {"PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-20_000:]

@@ -219,11 +219,17 @@ def test_a_captioner_that_may_not_go_on_keeps_what_it_answered(tmp_path, store, 
     """A cap is reached in the second batch: its first picture is kept, nothing further asked, and the job says why."""
 
     class Capped(FakeCaptioner):
+        """Whichever call comes second is the one that is cut short, and a later one is told the same."""
+
+        lock = threading.Lock()  # of two lanes, both ask
+
         def caption(self, images):
-            if self.images == 4:
-                answered = super().caption(images[:1])
-                raise StoppedError("money spent == 1, must be <= 1", [*answered, *[None] * (len(images) - 1)])
-            return super().caption(images)
+            with self.lock:
+                left = 5 - self.images
+                if len(images) <= left:
+                    return super().caption(images)
+                answered = super().caption(images[:left]) if left else []
+            raise StoppedError("money spent == 1, must be <= 1", [*answered, *[None] * (len(images) - left)])
 
     captioner = Capped()
     captioner.lanes = lanes

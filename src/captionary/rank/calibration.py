@@ -1,7 +1,8 @@
 """Predictions put right on rows that the ranker was not trained on, per task, and kept with the checkpoint.
 
     temperature   z / t            Guo et al. 2017: one number; confidence alone is corrected
-    platt         a z + b, a > 0   Platt 1999: two numbers; the order of the rows, and so AUC, stays as it is
+    platt         a z + b, a > 0   Platt 1999: two numbers; no two rows change places, so AUC stays as it is but for
+                                   what float32 makes ties of where a is small
     isotonic      a rising step    Zadrozny and Elkan 2002: pool adjacent violators, straight lines between the steps;
                                    any rising shape, needs thousands of rows, and makes ties
 

@@ -99,13 +99,14 @@ class ShardWriter:
             return
         if not self._parts["train"].files:
             raise bad_value("training impressions", 0, ">= 1", where=str(self.made_of))
-        said: dict[str, Any] = {"format": FORMAT, "schema": to_mapping(self.schema), "made_of": self.made_of}
+        said: dict[str, Any] = {"format": FORMAT, "schema": to_mapping(self.schema)}
         said |= {name: part.files for name, part in self._parts.items()}
+        # Not of `made_of`: the same data, written another day, train the same ranker.
         digest = hashlib.blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=12)
         for path in sorted(self.folder.rglob("*.parquet")):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest())
-        said["fingerprint"] = digest.hexdigest()
+        said |= {"made_of": self.made_of, "fingerprint": digest.hexdigest()}
         (self.folder / "shards.json").write_text(json.dumps(said, indent=1, default=str), encoding="utf-8")
 
 

@@ -106,7 +106,7 @@ class Shards:
     made_of: Mapping[str, Any]
     """Where it came from, as its writer said."""
     fingerprint: str
-    """Of everything that was written."""
+    """Of schema, impressions and catalogue; the same ones, written again, have the same."""
 
     def rows(self, part: str = "train") -> int:
         """Impressions of `train` or `eval`."""
