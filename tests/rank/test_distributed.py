@@ -71,9 +71,7 @@ def test_two_processes_train_as_one_does(shards, tmp_path):
 
     chosen = config()
     fit(shards, tmp_path / "one", chosen, 5)
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    torchrun(program, str(shards.root), str(tmp_path / "two"), json.dumps(to_mapping(chosen)))
+    torchrun(PROGRAM, tmp_path, str(shards.root), str(tmp_path / "two"), json.dumps(to_mapping(chosen)))
 
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert [line["step"] for line in two] == list(range(1, 9))

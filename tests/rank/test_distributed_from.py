@@ -92,9 +92,7 @@ def test_two_processes_go_on_as_one_does(days, alone, team, tmp_path):
         (str(days[1].root), str(alone / "0"), str(tmp_path / "1")),
         (str(days[2].root), str(tmp_path / "1"), str(tmp_path / "2")),
     ]
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    torchrun(program, json.dumps(to_mapping(config())), json.dumps(plans))
+    torchrun(PROGRAM, tmp_path, json.dumps(to_mapping(config())), json.dumps(plans))
 
     for day in ("1", "2"):
         np.testing.assert_allclose(losses(tmp_path / day), losses(alone / day), atol=1e-4)

@@ -33,20 +33,28 @@ def config(table: str = "rowwise_adagrad", **ranker: Any) -> FitConfig:
     )
 
 
-def torchrun(program: Path, *words: str) -> None:
-    """Run a program in two processes; all that they say is in the error where one of them fails."""
+# A thread of gloo's that is still there when the interpreter ends can abort the process: then an hour's training fails.
+_ENDED = """
+from pathlib import Path
+left = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in left if "gloo" in name], left
+"""
+
+
+def torchrun(program: str, folder: Path, *words: str) -> None:
+    """Run a program in two processes; all that they say is in the error where one of them fails.
+
+    Args:
+        program: in Python; when it is done, no thread of the group's is left.
+        folder: gets the program.
+        words: its arguments.
+    """
+    path = folder / "program.py"
+    path.write_text(program + _ENDED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            str(program),
-            *words,
-        ],
+        [*command, str(path), *words],
         env=os.environ | {"PYTHONPATH": paths, "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

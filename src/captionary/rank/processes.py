@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,12 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     Raises:
         CaptionaryError: see `choose_device`, as with more processes than GPUs on a machine that has some.
     """
+    # These take the group there is when they are first imported for their functions' default and never let go of it.
+    # A group that is never let go of keeps gloo's threads. One that is about to free a tensor when the interpreter ends
+    # aborts the process, all training done ("terminate called without an active exception").
+    import torch.distributed.nn.functional
+    import torch.distributed.optim
+
     said = {name: int(os.environ.get(name, one)) for name, one in _ALONE.items()}
     rank, world, local, local_world = said.values()
     chosen = choose_device(device, local)
@@ -60,4 +67,5 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         yield Processes(rank, world, local_world, chosen)
     finally:
         if not joined:
+            gc.collect()  # what was trained is in cycles, and holds the group
             dist.destroy_process_group()
