@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.understand.fake import FakeCaptioner
 from captionary.errors import CaptionaryError
 from captionary.online.allowance import Allowance
 from captionary.online.decisions import forget_item
-from captionary.online.ingest import IngestRecipe, gate_of_stream
+from captionary.online.ingest import IngestRecipe, Made, gate_of_stream
 from captionary.online.log import (
     EVENTS,
     MEDIA,
@@ -403,6 +404,29 @@ def test_a_store_that_is_full_costs_a_wait_and_no_entry(tmp_path: Path) -> None:
     assert record.status == "ok"
     assert world.letters() == []
     assert world.captioner.images == 1
+
+
+def test_a_drain_that_cannot_go_on_ends_with_the_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def make(messages: Sequence[MediaMessage]) -> list[Made]:
+        asked.append(len(messages))
+        assert len(asked) < 8, "asked for ever"
+        raise StoppedError("money spent == 1, must be <= 1")
+
+    monkeypatch.setattr("captionary.online.worker._LONGEST_WAIT", 0.4)  # after .05, .1 and .2 seconds
+    monkeypatch.setattr(world.pipeline, "make", make)
+    world.send(upload("sofa", world.spool.put(picture(1))))
+    with pytest.raises(StoppedError, match="money spent"):
+        world.worker.run(drain=True)
+    assert asked == [1] * 4
+    monkeypatch.undo()
+    world.work_off()
+    record = world.store.item("sofa")
+    assert record is not None
+    assert record.status == "ok"
 
 
 def test_rows_of_an_item_that_a_ranker_cannot_fold_are_left_out(world: World) -> None:

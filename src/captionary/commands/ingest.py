@@ -88,7 +88,9 @@ def ingest_rows(config: Path, store: str | None, rankers: tuple[Path, ...]) -> N
     help="Most uploads captioned a day, by all workers together; in the place of the gate's limits for the run.",
 )
 @click.option("--only-events", is_flag=True, help="Leave uploads to other workers: no captioner is loaded.")
-@click.option("--drain", is_flag=True, help="Stop when nothing is left to do.")
+@click.option(
+    "--drain", is_flag=True, help="Stop when nothing is left to do, or when it cannot go on for a minute."
+)
 def ingest_run(
     config: Path,
     store: str | None,

@@ -139,6 +139,9 @@ class IngestWorker:
         """Work until `stop`; with `drain`, until nothing waits that can be worked on.
 
         Uploads are worked on in this thread, events beside it, so that a slow captioner holds up no profile.
+
+        Raises:
+            CaptionaryError: with `drain`, what keeps it from going on for a minute; the rest is in the log.
         """
         crashes: list[BaseException] = []
 
@@ -206,6 +209,8 @@ class IngestWorker:
                 # Store, log or caption store are away or full, or the captioner has stopped. Nothing is lost: it is in
                 # the log, and this worker's or the next one's when it can be done.
                 self.trouble = str(error)
+                if drain and wait >= _LONGEST_WAIT:
+                    raise
                 _logger.warning("%s: waits %.1f s: %s", topic, wait, error)
                 self._stop.wait(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
