@@ -28,8 +28,8 @@ def compiled(function: Callable[..., Any], *, fastmath: Collection[str] = ()) ->
         kernel: Any = numba.njit(cache=True, nogil=True, fastmath=loose)(function)
     except RuntimeError:  # numba: "no locator available"
         return numba.njit(nogil=True, fastmath=loose)(function)
-    cache = kernel._cache
-    cache._cache_file = _FilePerSignature(cache)
+    with suppress(AttributeError, TypeError):  # a numba that keeps them in another way goes on with its own
+        kernel._cache._cache_file = _FilePerSignature(kernel._cache)
     return kernel
 
 
