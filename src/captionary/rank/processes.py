@@ -44,9 +44,9 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     Raises:
         CaptionaryError: see `choose_device`, as with more processes than GPUs on a machine that has some.
     """
-    # These take the group there is when they are first imported for their functions' default and never let go of it.
-    # A group that is never let go of keeps gloo's threads. One that is about to free a tensor when the interpreter ends
-    # aborts the process, all training done ("terminate called without an active exception").
+    # Before the group: on import, the group that there is becomes a default of their functions and is never freed. Then
+    # gloo's threads live on, and one that frees a tensor while the interpreter ends aborts the process, with all
+    # training done ("terminate called without an active exception").
     import torch.distributed.nn.functional
     import torch.distributed.optim
 
