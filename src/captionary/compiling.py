@@ -29,7 +29,8 @@ def compiled(function: Callable[..., Any], *, fastmath: Collection[str] = ()) ->
     except RuntimeError:  # numba: "no locator available"
         return numba.njit(nogil=True, fastmath=loose)(function)
     with suppress(AttributeError, TypeError):  # a numba that keeps them in another way goes on with its own
-        kernel._cache._cache_file = _FilePerSignature(kernel._cache)
+        cache, own = kernel._cache, kernel._cache._cache_file
+        cache._cache_file = _FilePerSignature(own._cache_path, cache._impl.filename_base, own._source_stamp)
     return kernel
 
 
@@ -40,13 +41,6 @@ class _FilePerSignature(IndexDataCacheFile):
     take the same number for different kinds of arguments: then one of them runs, now and ever after, machine code made
     for arguments of another layout. What cannot be read is compiled again, and a full disk costs the cache alone.
     """
-
-    def __init__(self, cache: Any) -> None:
-        base, locator = cache._impl.filename_base, cache._impl.locator
-        super().__init__(
-            cache_path=cache.cache_path, filename_base=base, source_stamp=locator.get_source_stamp()
-        )
-        self._base = base
 
     def flush(self) -> None:
         """Nothing: what is out of date has another name."""
@@ -63,4 +57,5 @@ class _FilePerSignature(IndexDataCacheFile):
 
     def _name(self, key: Any) -> str:
         said = repr((self._version, self._source_stamp, key))
-        return f"{self._base}.{hashlib.blake2b(said.encode(), digest_size=12).hexdigest()}.nbc"
+        number = int.from_bytes(hashlib.blake2b(said.encode(), digest_size=12).digest(), "big")
+        return self._data_name(number)  # type: ignore[no-any-return]

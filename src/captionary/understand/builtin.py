@@ -25,7 +25,7 @@ from captionary.understand.captioner import Caption
 from captionary.understand.decoding import GreedyDecoder
 from captionary.understand.device import choose_device
 from captionary.understand.device_decoding import DeviceDecoder
-from captionary.understand.encoder import EfficientNetLite0, ImageEncoder
+from captionary.understand.encoder import EfficientNetLite0, ImageEncoder, weights_digest
 from captionary.understand.mmllm import MultimodalLLM
 from captionary.understand.quantised import QuantisedEncoder, quantised_encoder
 from captionary.understand.querying import QueryReader
@@ -83,10 +83,7 @@ class BuiltinCaptioner:
         model = MultimodalLLM.load(checkpoint)
         self.image_size = model.encoder.size
         self.vector_size = model.encoder.head_width
-        seen = hashlib.blake2b(digest_size=12)
-        for name, tensor in sorted(model.encoder.state_dict().items()):
-            seen.update(name.encode() + tensor.numpy().tobytes())
-        self.encoder_fingerprint = "efficientnet-lite0-mean-" + seen.hexdigest()
+        self.encoder_fingerprint = f"efficientnet-lite0-mean-{weights_digest(model.encoder.state_dict(), 12)}"
         # Device and types are properties of the machine, not of the captioner: they are not part of the fingerprint, so
         # that captions made on one machine are not paid for again on another.
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

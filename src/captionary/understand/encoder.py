@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from captionary.errors import bad_value
 
-__all__ = ["EfficientNetLite0", "ImageEncoder", "pretrained_encoder", "to_pixels"]
+__all__ = ["EfficientNetLite0", "ImageEncoder", "pretrained_encoder", "to_pixels", "weights_digest"]
 
 PRETRAINED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _BN_EPSILON = 1e-3
@@ -34,6 +34,14 @@ _UPPER = sum(repeats for *_, repeats in _STAGES[:5])
 """The first block of stride 32."""
 _FINE_SCALE = 16.0
 """Divides the finer features, whose standard deviation is 6.5, to that of the head's."""
+
+
+def weights_digest(state: Mapping[str, Tensor], size: int) -> str:
+    """BLAKE2b of names and values, in `size` bytes as hexadecimal digits; `state`: as of `state_dict`, on the CPU."""
+    seen = hashlib.blake2b(digest_size=size)
+    for name, tensor in sorted(state.items()):
+        seen.update(name.encode() + tensor.numpy().tobytes())
+    return seen.hexdigest()
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor, *, clip: bool) -> Tensor:

@@ -11,13 +11,12 @@ would gain nothing. So does the head, of which the visual vectors are made.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from captionary.understand.encoder import EfficientNetLite0, ImageEncoder
+from captionary.understand.encoder import EfficientNetLite0, ImageEncoder, weights_digest
 from captionary.understand.products import STEPS, ZERO, in_steps, weight_in_steps
 
 __all__ = ["QuantisedEncoder", "quantised_encoder"]
@@ -122,13 +121,5 @@ def _through(blocks: list[_Block], x: Tensor) -> Tensor:
 
 
 def _digest(encoder: EfficientNetLite0) -> str:
-    seen = hashlib.blake2b(digest_size=8)
-    lower = {"stem": encoder.stem, "blocks": encoder.lower_blocks}
-    state = {
-        f"{part}.{name}": tensor
-        for part, module in lower.items()
-        for name, tensor in module.state_dict().items()
-    }
-    for name, tensor in sorted(state.items()):
-        seen.update(name.encode() + tensor.half().numpy().tobytes())
-    return seen.hexdigest()
+    lower = nn.ModuleDict({"stem": encoder.stem, "blocks": encoder.lower_blocks})
+    return weights_digest({name: tensor.half() for name, tensor in lower.state_dict().items()}, 8)
